@@ -1,0 +1,160 @@
+"""Claims: statements that a notebook measures, and that stop it when they do not hold."""
+
+from __future__ import annotations
+
+import html
+import math
+import numbers
+import re
+from typing import Any
+
+VERDICTS = ("holds", "holds if", "corrected")
+_ID = re.compile(r"[A-Z]\d+[a-z]?")
+
+
+class ClaimFailed(AssertionError):  # noqa: N818  the name says what happened
+    """A claim's predicate was false for the numbers measured in this run."""
+
+
+class Measured(str):
+    """Text between ⟨ and ⟩: the guard does not compare it. `value` is what it was made from."""
+
+    value: Any
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def measured(value: Any, spec: str = "") -> Measured:
+    """Wrap a value that depends on floats, time or the machine, so that the guard masks it.
+
+    `measured(0.73412)` → ⟨0.734⟩; `spec` is a format specification (default .3g for reals).
+    Sequences and one-dimensional tensors become one bracket: ⟨0.1, 0.2⟩.
+    """
+    plain = _plain(value)
+    items = plain if isinstance(plain, list) else [plain]
+    text = Measured("⟨" + ", ".join(_format(item, spec) for item in items) + "⟩")
+    text.value = plain
+    return text
+
+
+def _format(item: Any, spec: str) -> str:
+    if not spec and isinstance(item, float):
+        spec = ".3g" if abs(item) < 1000 else ",.0f"
+    return format(item, spec).replace("⟨", "<").replace("⟩", ">")
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, strings and lists of them, from numpy and torch values too."""
+    if isinstance(value, Measured):
+        return value.value
+    if hasattr(value, "tolist"):  # numpy arrays and scalars, torch tensors
+        return value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (bool, str)) or value is None:
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else str(value)
+
+
+def _shown(value: Any) -> str:
+    """Exact values as they are; floats, and lists that hold one, between the brackets."""
+    if isinstance(value, Measured):
+        return str(value)
+    plain = _plain(value)
+    items = plain if isinstance(plain, list) else [plain]
+    if any(isinstance(item, float) for item in items):
+        return str(measured(plain))
+    return ", ".join(str(item) for item in items)
+
+
+def claim(
+    id: str, text: str, /, *, holds: Any, verdict: str = "holds", condition: str = "", **values: Any
+) -> None:
+    """State one claim of the ledger with the numbers it was measured by, or stop the notebook.
+
+    `holds` is the predicate's outcome (a bool, or a numpy/torch bool of one element), `verdict`
+    says what became of the course notes' sentence: "holds", "holds if" (name the `condition`) or
+    "corrected". Floats among `values` are shown as measured, integers and strings exactly.
+    Raises ClaimFailed with the numbers when `holds` is false, ValueError for a malformed claim.
+    """
+    if not _ID.fullmatch(id):
+        raise ValueError(f"claim id {id!r} is not a capital letter, digits, and maybe a suffix")
+    if verdict not in VERDICTS:
+        raise ValueError(f"verdict is {verdict!r}; it must be one of {', '.join(VERDICTS)}")
+    if verdict == "holds if" and not condition:
+        raise ValueError(f"claim {id} holds if … what? Give condition='…'")
+    if not values:
+        raise ValueError(f"claim {id} shows no measured value; nothing is asserted unmeasured")
+    outcome = _plain(holds)
+    if not isinstance(outcome, bool):
+        raise ValueError(f"claim {id}: holds is {holds!r}; it must be one boolean")
+    rows = {name.replace("_", " "): _shown(value) for name, value in values.items()}
+    if not outcome:
+        numbers_ = "; ".join(f"{name} = {shown}" for name, shown in rows.items())
+        raise ClaimFailed(f"{id} does not hold: {text}. Measured: {numbers_}")
+    sentence = {"holds": "holds", "holds if": f"holds if {condition}", "corrected": "corrected"}
+    _display(id, text, sentence[verdict], rows, _metadata(id, text, verdict, condition, values))
+    _seen[id] = _table_row(
+        id, text, sentence[verdict], ", ".join(f"{k} {v}" for k, v in rows.items())
+    )
+
+
+def _table_row(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _json_safe(value: Any) -> Any:
+    """JSON knows no NaN and no infinity: those become text."""
+    if isinstance(value, list):
+        return [_json_safe(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _metadata(id: str, text: str, verdict: str, condition: str, values: dict) -> dict:
+    plain = {name: _json_safe(_plain(value)) for name, value in values.items()}
+    return {
+        "id": id,
+        "text": text,
+        "holds": True,
+        "verdict": verdict,
+        "condition": condition,
+        "values": plain,
+    }
+
+
+def _display(id: str, text: str, verdict: str, rows: dict[str, str], metadata: dict) -> None:
+    from IPython.display import display
+
+    shown = " · ".join(f"{name} {value}" for name, value in rows.items())
+    cells = " · ".join(
+        f"{html.escape(name)}&nbsp;<b>{html.escape(value)}</b>" for name, value in rows.items()
+    )
+    row = (
+        '<div style="border-left:4px solid #0072B2;padding:.35em .8em;margin:.4em 0">'
+        f"<b>{id}</b> {html.escape(text)} <i>— {html.escape(verdict)}</i><br>"
+        f'<span style="font-size:92%">{cells}</span></div>'
+    )
+    plain = f"{id}  {text} — {verdict}\n    {shown}"
+    display({"text/html": row, "text/plain": plain}, raw=True, metadata={"claim": metadata})
+
+
+def ledger(outputs: list[dict]) -> list[dict]:
+    """Return the claims that stand in a list of notebook outputs (nbformat dictionaries)."""
+    found = (output.get("metadata", {}).get("claim") for output in outputs)
+    return [entry for entry in found if entry]
+
+
+def claims_table() -> None:
+    """Show every claim measured so far in this kernel, one row each: a notebook's closing."""
+    from IPython.display import Markdown, display
+
+    if not _seen:
+        raise ValueError("no claim was measured in this kernel yet; run the cells above first")
+    head = "| claim | statement | verdict | measured |\n|---|---|---|---|\n"
+    display(Markdown(head + "\n".join(_seen.values())))
+
+
+_seen: dict[str, str] = {}

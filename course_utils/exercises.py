@@ -1,0 +1,193 @@
+"""Exercises with feedback at once: check(), hint(), solution().
+
+A notebook's exercises are declared in `course_utils.checks.nbNN` as `EXERCISES`, a dictionary from
+name to `Exercise`; `check("09.top_p", fn)` finds them there. A solution is the package's own
+source. The wrong versions that name a learner's likely mistake are the ones that the tests plant.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call: `args` go to the learner's function; `expected` was worked by hand."""
+
+    args: tuple
+    expected: Any
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise: hand-worked cases, a tested reference for more inputs, and likely mistakes.
+
+    `inputs` yields argument tuples for which `reference` gives the answer; `mistakes` maps a
+    sentence about a likely mistake to a function that makes it; `atol` is the tolerance of floats.
+    """
+
+    reference: Callable
+    hint: str
+    cases: tuple[Case, ...]
+    inputs: Callable[[], Iterable[tuple]] = tuple
+    mistakes: dict[str, Callable] = field(default_factory=dict)
+    solution: tuple[Callable, ...] = ()
+    atol: float = 1e-5
+
+
+class NotAttempted(Exception):  # noqa: N818  it is not an error
+    """The stub still returns nothing."""
+
+
+def find(id: str) -> Exercise:
+    """Return the exercise "09.top_p"; ValueError with the choices when there is none."""
+    notebook, _, name = id.partition(".")
+    try:
+        exercises = importlib.import_module(f"course_utils.checks.nb{notebook}").EXERCISES
+    except ModuleNotFoundError as error:
+        raise ValueError(f"no exercises for notebook {notebook!r}; ids look like '09.top_p'") from (
+            error
+        )
+    if name not in exercises:
+        raise ValueError(f"no exercise {id!r}; notebook {notebook} has: {', '.join(exercises)}")
+    return exercises[name]
+
+
+def check(id: str, attempt: Callable) -> None:
+    """Try the learner's function on the exercise's cases and show what came of it.
+
+    Never raises for a wrong or unfinished attempt, so that a notebook runs on; ValueError for an
+    unknown id, TypeError when `attempt` cannot be called.
+    """
+    exercise = find(id)
+    if not callable(attempt):
+        raise TypeError(f"check({id!r}, …) takes your function itself, without calling it")
+    try:
+        problem = first_problem(exercise, attempt)
+    except NotAttempted:
+        return _show("○", f"{id}: not attempted yet. Fill in the stub and run this cell again.")
+    if problem:
+        return _show("✗", f"{id}: {problem}")
+    count = len(exercise.cases) + sum(1 for _ in exercise.inputs())
+    return _show("✓", f"{id}: passed on {count} inputs.")
+
+
+def first_problem(exercise: Exercise, attempt: Callable) -> str | None:
+    """Return what is wrong with the first failing input, or None; raises NotAttempted."""
+    for case in exercise.cases:
+        if problem := _try(exercise, attempt, case.args, case.expected):
+            return problem + (f"\n    {case.why}" if case.why else "")
+    for args in exercise.inputs():
+        if problem := _try(exercise, attempt, args, exercise.reference(*_copy(args))):
+            return problem
+    return None
+
+
+def _try(exercise: Exercise, attempt: Callable, args: tuple, expected: Any) -> str | None:
+    own = _copy(args)
+    try:
+        got = attempt(*own)
+    except NotImplementedError as error:
+        raise NotAttempted from error
+    except Exception as error:
+        return f"{_call(args)}\n    raised {type(error).__name__}: {error}"
+    if got is None or got is ...:
+        raise NotAttempted
+    if same(got, expected, exercise.atol):
+        if not same(own, args, 0.0):
+            return f"{_call(args)}\n    the answer is right, but your function changed its input"
+        return None
+    lines = [_call(args), f"expected {_brief(expected)}", f"got      {_brief(got)}"]
+    if likely := _likely_mistake(exercise, args, got):
+        lines.append(f"This is what comes out when {likely}.")
+    return "\n    ".join(lines)
+
+
+def _likely_mistake(exercise: Exercise, args: tuple, got: Any) -> str | None:
+    for sentence, wrong in exercise.mistakes.items():
+        try:
+            if same(got, wrong(*_copy(args)), exercise.atol):
+                return sentence
+        except Exception:  # a wrong version may well fail on this input
+            continue
+    return None
+
+
+def same(got: Any, expected: Any, atol: float = 1e-5) -> bool:
+    """Equal in structure and shape, floats within `atol`; infinities and NaN equal themselves."""
+    if isinstance(expected, (list, tuple)) and isinstance(got, (list, tuple)):
+        pairs = zip(got, expected, strict=False)
+        return len(got) == len(expected) and all(same(a, b, atol) for a, b in pairs)
+    if _is_numeric(expected):
+        import numpy as np
+
+        try:
+            left, right = (np.asarray(_numpy(x), dtype=float) for x in (got, expected))
+        except (TypeError, ValueError):
+            return False
+        close = left.shape == right.shape and np.allclose(left, right, 0, atol, equal_nan=True)
+        return bool(close)
+    if isinstance(expected, (str, bytes, dict, set)):
+        return got == expected
+    return True  # a callable or generator among the arguments: nothing to compare
+
+
+def _is_numeric(value: Any) -> bool:
+    return isinstance(value, (bool, int, float)) or hasattr(value, "dtype")
+
+
+def _numpy(value: Any) -> Any:
+    return value.detach().cpu().float().numpy() if hasattr(value, "detach") else value
+
+
+def _copy(args: tuple) -> tuple:
+    """Fresh tensors and lists, so that an attempt cannot spoil the next one's input."""
+    fresh = (a.clone() if hasattr(a, "clone") else a for a in args)
+    return tuple(list(a) if isinstance(a, list) else a for a in fresh)
+
+
+def _call(args: tuple) -> str:
+    return "your function(" + ", ".join(_brief(a) for a in args) + ")"
+
+
+def _brief(value: Any) -> str:
+    if hasattr(value, "detach") and value.numel() <= 64:
+        value = value.detach().cpu().tolist()
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_brief(item) for item in value) + "]"
+    text = getattr(value, "__name__", None) or str(value).replace("\n", " ")
+    return text if len(text) <= 300 else text[:297] + "…"
+
+
+def _show(mark: str, text: str) -> None:
+    print(mark, text)
+
+
+def hint(id: str) -> None:
+    """Show the exercise's hint, folded."""
+    _fold("Hint", f"<p>{html.escape(find(id).hint)}</p>")
+
+
+def solution(id: str) -> None:
+    """Show the package's own source as the exercise's solution, folded."""
+    exercise = find(id)
+    functions = exercise.solution or (exercise.reference,)
+    source = "\n\n".join(inspect.getsource(function).rstrip() for function in functions)
+    _fold("Solution (the package's own source)", f"<pre><code>{html.escape(source)}</code></pre>")
+
+
+def _fold(title: str, body: str) -> None:
+    from IPython.display import display
+
+    shown = f"<details><summary>{title}</summary>{body}</details>"
+    display(
+        {"text/html": shown, "text/plain": f"{title}: open the notebook to unfold it"}, raw=True
+    )

@@ -1,0 +1,186 @@
+"""What the course measures: likelihood, error rates, accuracy, diversity, bytes and time ratios."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def perplexity(logprobs: Sequence[float]) -> float:
+    """exp(−mean log-probability) of tokens, in nats. ValueError when there are none.
+
+    Comparable only between texts scored by one model with one tokenizer.
+    """
+    if len(logprobs) == 0:
+        raise ValueError("perplexity of no tokens is undefined; score at least one token")
+    return math.exp(-math.fsum(logprobs) / len(logprobs))
+
+
+def edit_distance(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
+    """Least number of insertions, deletions and substitutions that turn `a` into `b`.
+
+    Source: Wagner & Fischer 1974, one row of the table at a time.
+    """
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, start=1):
+        diagonal, row[0] = row[0], i
+        for j, y in enumerate(b, start=1):
+            substitute = diagonal + (x != y)
+            diagonal = row[j]
+            row[j] = min(substitute, row[j] + 1, row[j - 1] + 1)
+    return row[-1]
+
+
+@dataclass(frozen=True)
+class ErrorRates:
+    """`symbol`: edits per reference symbol (PER, CER); `word`: share of sequences not exact."""
+
+    symbol: float
+    word: float
+    n: int
+
+
+def error_rates(
+    hypotheses: Sequence[Sequence[Hashable]], references: Sequence[Sequence[Sequence[Hashable]]]
+) -> ErrorRates:
+    """Score each hypothesis against the nearest of its references.
+
+    `references[i]` lists the acceptable sequences for hypothesis i. ValueError when the lengths
+    differ, or an item has no reference.
+    """
+    if len(hypotheses) != len(references) or not hypotheses:
+        raise ValueError(
+            f"{len(hypotheses)} hypotheses and {len(references)} lists of references; "
+            "give one list per hypothesis, and at least one"
+        )
+    edits = symbols = wrong = 0
+    for hypothesis, accepted in zip(hypotheses, references, strict=True):
+        if not accepted:
+            raise ValueError(f"no reference for hypothesis {list(hypothesis)!r}")
+        distance, length = min((edit_distance(hypothesis, ref), len(ref)) for ref in accepted)
+        edits, symbols, wrong = edits + distance, symbols + length, wrong + (distance > 0)
+    return ErrorRates(edits / max(symbols, 1), wrong / len(hypotheses), len(hypotheses))
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """A share with its Wilson interval: `value` in [`low`, `high`] from `n` trials."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def accuracy(correct: Sequence[bool], confidence: float = 0.95) -> Proportion:
+    """Share of true outcomes with its Wilson score interval (Wilson 1927)."""
+    from scipy.stats import binomtest
+
+    if len(correct) == 0:
+        raise ValueError("accuracy of no outcomes is undefined; give at least one")
+    hits = sum(bool(c) for c in correct)
+    test = binomtest(hits, len(correct))
+    low, high = test.proportion_ci(confidence, method="wilson")
+    return Proportion(hits / len(correct), float(low), float(high), len(correct))
+
+
+def paired_p_value(a: Sequence[bool], b: Sequence[bool]) -> float:
+    """Exact McNemar test: could two methods be equally right on the same items? Two-sided."""
+    from scipy.stats import binomtest
+
+    if len(a) != len(b):
+        raise ValueError(f"{len(a)} and {len(b)} outcomes; a paired test needs the same items")
+    only_a = sum(bool(x) and not y for x, y in zip(a, b, strict=True))
+    only_b = sum(bool(y) and not x for x, y in zip(a, b, strict=True))
+    return 1.0 if only_a + only_b == 0 else float(binomtest(only_a, only_a + only_b).pvalue)
+
+
+def ngrams(tokens: Sequence[Hashable], n: int) -> list[tuple]:
+    """All windows of `n` neighbouring tokens, in order."""
+    if n < 1:
+        raise ValueError(f"n is {n}; an n-gram has at least one token")
+    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
+
+
+def distinct_n(texts: Sequence[Sequence[Hashable]], n: int) -> float:
+    """Different n-grams over all n-grams of the texts together, 0 to 1 (Li et al. 2016)."""
+    found = [gram for tokens in texts for gram in ngrams(tokens, n)]
+    if not found:
+        raise ValueError(f"no text has {n} tokens; distinct-{n} is undefined")
+    return len(set(found)) / len(found)
+
+
+def ends_in_loop(tokens: Sequence[Hashable], times: int = 3, shortest: int = 2) -> bool:
+    """Does the text end with one phrase of ≥ `shortest` tokens repeated ≥ `times` times?
+
+    The repetition of Holtzman et al. 2020, section 5.4: "stuck in a loop".
+    """
+    tokens = list(tokens)
+    for length in range(shortest, len(tokens) // times + 1):
+        phrase = tokens[-length:]
+        if tokens[-length * times :] == phrase * times:
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times `fast` fits into `slow`: the median over repeats, and their range."""
+
+    median: float
+    low: float
+    high: float
+    fast_seconds: float
+    slow_seconds: float
+
+
+def time_ratio(
+    fast: Callable[[], object], slow: Callable[[], object], repeats: int = 5, warmup: int = 1
+) -> Ratio:
+    """Time two callables in turns and compare them pair by pair, so that load hits both alike.
+
+    The order within a pair alternates. Seconds are medians of wall-clock time per call.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats is {repeats}; at least one is needed")
+    for _ in range(warmup):
+        fast(), slow()
+    times = {fast: [], slow: []} if fast is not slow else None
+    if times is None:
+        raise ValueError("time_ratio compares a callable with itself; pass two")
+    for i in range(repeats):
+        for call in (fast, slow) if i % 2 == 0 else (slow, fast):
+            start = time.perf_counter()
+            call()
+            times[call].append(time.perf_counter() - start)
+    ratios = [b / a for a, b in zip(times[fast], times[slow], strict=True)]
+    middle = statistics.median
+    return Ratio(middle(ratios), min(ratios), max(ratios), middle(times[fast]), middle(times[slow]))
+
+
+def parameter_bytes(module: nn.Module) -> int:
+    """Bytes of a module's parameters and buffers, shared ones counted once."""
+    tensors = [*module.parameters(), *module.buffers()]
+    unique = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
+    return sum(storage.nbytes() for storage in unique.values())
+
+
+def checksum(module: nn.Module) -> str:
+    """SHA-256 of a module's state, to show that weights did or did not change."""
+    import hashlib
+
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(flat.numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,134 @@
+"""One small training loop, with progress, used everywhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from course_utils.claims import measured
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+
+class TrainingDiverged(ArithmeticError):  # noqa: N818
+    """The loss became NaN or infinite."""
+
+
+@dataclass
+class History:
+    """What a run leaves: the loss of each step and the seconds it took in all."""
+
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def recent(self, steps: int = 20) -> float:
+        """Mean loss of the last `steps` steps."""
+        tail = self.losses[-steps:]
+        return sum(tail) / len(tail)
+
+
+def cycle(make_batches: Callable[[], Iterable[Any]]) -> Iterator[Any]:
+    """Yield batches for ever, epoch after epoch of `make_batches()`; ValueError if one is empty."""
+    while True:
+        empty = True
+        for batch in make_batches():
+            empty = False
+            yield batch
+        if empty:
+            raise ValueError("make_batches() gave no batch; there is nothing to train on")
+
+
+def train(
+    loss_of: Callable[[Any], Tensor],
+    batches: Iterable[Any],
+    optimizer: Optimizer,
+    *,
+    steps: int,
+    max_norm: float | None = None,
+    scheduler: LRScheduler | None = None,
+    label: str = "training",
+) -> History:
+    """Take `steps` optimizer steps on `loss_of(batch)` (a scalar) and show progress on one line.
+
+    `max_norm` clips the gradient's global norm. Raises ValueError when `batches` runs out early or
+    `steps` < 1, TrainingDiverged when a loss is not finite (the weights are left as they were
+    before that step).
+    """
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; training takes at least one step")
+    history, start = History(), time.perf_counter()
+    source = iter(batches)
+    with progress(label, steps) as advance:
+        for step in range(steps):
+            try:
+                batch = next(source)
+            except StopIteration:
+                raise ValueError(
+                    f"batches ran out after {step} of {steps} steps; wrap them in cycle()"
+                ) from None
+            history.losses.append(_step(loss_of, batch, optimizer, max_norm, scheduler))
+            history.seconds = time.perf_counter() - start
+            advance(f"loss {measured(history.recent(), '.3f')}")
+    return history
+
+
+def _step(
+    loss_of: Callable[[Any], Tensor],
+    batch: Any,
+    optimizer: Optimizer,
+    max_norm: float | None,
+    scheduler: LRScheduler | None,
+) -> float:
+    import torch
+
+    optimizer.zero_grad(set_to_none=True)
+    loss = loss_of(batch)
+    if not torch.isfinite(loss):
+        raise TrainingDiverged(
+            f"the loss became {loss.item()}; lower the learning rate or clip gradients (max_norm)"
+        )
+    loss.backward()
+    if max_norm is not None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    optimizer.step()
+    if scheduler is not None:
+        scheduler.step()
+    return loss.item()
+
+
+class progress:  # noqa: N801  used like a function: `with progress("words", 300) as advance:`
+    """One line on stdout, rewritten in place, that ends as "label: 300/300 · … · ⟨12.1⟩ s".
+
+    A carriage return is understood by terminals, JupyterLab and the guard alike, so no widget and
+    no stderr is needed; what stays in a stored output is the last state.
+    """
+
+    def __init__(self, label: str, total: int, every: float = 0.5) -> None:
+        self.label, self.total, self.every = label, total, every
+
+    def __enter__(self) -> Callable[[str], None]:
+        self.done, self.note, self.start, self.shown = 0, "", time.perf_counter(), 0.0
+        return self.advance
+
+    def advance(self, note: str = "") -> None:
+        """Count one more, and show `note` beside the count."""
+        self.done, self.note = self.done + 1, note
+        if time.perf_counter() - self.shown >= self.every:
+            self.shown = time.perf_counter()
+            self._write()
+
+    def _write(self, end: str = "") -> None:
+        seconds = measured(time.perf_counter() - self.start, ".1f")
+        parts = [f"{self.label}: {self.done}/{self.total}", self.note, f"{seconds} s"]
+        sys.stdout.write("\r" + " · ".join(part for part in parts if part) + end)
+        sys.stdout.flush()
+
+    def __exit__(self, *exception: object) -> None:
+        self._write(end="\n")
