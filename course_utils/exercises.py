@@ -127,6 +127,8 @@ def same(got: Any, expected: Any, atol: float = 1e-5) -> bool:
     if _is_numeric(expected):
         import numpy as np
 
+        if isinstance(got, (str, bytes)):
+            return False
         try:
             left, right = (np.asarray(_numpy(x), dtype=float) for x in (got, expected))
         except (TypeError, ValueError):

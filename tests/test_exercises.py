@@ -1,0 +1,131 @@
+"""Exercises tell a learner what is wrong, never stop a notebook, and reject every mistake."""
+
+import importlib
+import pkgutil
+
+import pytest
+import torch
+
+from course_utils import checks, exercises
+from course_utils.exercises import Case, Exercise, check, first_problem, hint, same, solution
+
+
+def double(values):
+    """Twice each value."""
+    return [2 * value for value in values]
+
+
+EXERCISE = Exercise(
+    reference=double,
+    hint="Multiply by <2>.",
+    cases=(Case(([1, 2],), [2, 4], why="Each value counts twice."),),
+    inputs=lambda: (([k, -k],) for k in range(3)),
+    mistakes={"the values are squared": lambda values: [value**2 for value in values]},
+)
+
+
+@pytest.fixture(autouse=True)
+def one_exercise(monkeypatch):
+    monkeypatch.setattr(exercises, "find", lambda id: EXERCISE)
+
+
+def test_passed(capsys):
+    check("09.double", lambda values: [value + value for value in values])
+    assert capsys.readouterr().out == "✓ 09.double: passed on 4 inputs.\n"
+
+
+def raise_not_implemented(values):
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("stub", [lambda v: None, lambda v: ..., raise_not_implemented])
+def test_stub_is_not_attempted(capsys, stub):
+    check("09.double", stub)
+    assert "not attempted yet" in capsys.readouterr().out
+
+
+def test_wrong_answer_names_input_expected_got_and_why(capsys):
+    check("09.double", lambda values: values[:1])
+    out = capsys.readouterr().out
+    for part in ("your function([1, 2])", "expected [2, 4]", "got      [1]", "Each value counts"):
+        assert part in out
+
+
+def test_likely_mistake_is_named(capsys):
+    check("09.double", lambda values: [value * value for value in values])
+    assert "the values are squared" in capsys.readouterr().out
+
+
+def test_raising_attempt_is_reported_not_raised(capsys):
+    check("09.double", lambda values: 1 / 0)
+    assert "raised ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_spoilt_input_is_reported(capsys):
+    def in_place(values):
+        answer = double(values)
+        values.clear()
+        return answer
+
+    check("09.double", in_place)
+    assert "changed its input" in capsys.readouterr().out
+
+
+def test_calling_instead_of_passing_the_function():
+    with pytest.raises(TypeError, match="takes your function itself"):
+        check("09.double", 3)
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "equal"),
+    [
+        (1.0, 1, True),
+        (1.1, 1, False),
+        (torch.tensor([0.0, -torch.inf]), torch.tensor([1e-7, -torch.inf]), True),
+        (torch.tensor([0.0]), torch.tensor([0.0, 0.0]), False),
+        ([1, 2], (1, 2), True),
+        ([1, 2], [1, 2, 3], False),
+        ([1, (2.0, "a")], [1, (2.0, "b")], False),
+        ("3", 3, False),
+        (None, 3, False),
+        (True, True, True),
+        (torch.tensor([1, 2]), torch.tensor([1, 2]), True),
+    ],
+)
+def test_same(got, expected, equal):
+    assert same(got, expected) is equal
+
+
+def test_hint_and_solution_are_folded(monkeypatch):
+    outputs = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: outputs.append(data))
+    hint("09.double")
+    solution("09.double")
+    assert "<details>" in outputs[0]["text/html"]
+    assert "Multiply by &lt;2&gt;." in outputs[0]["text/html"]
+    assert "Twice each value" in outputs[1]["text/html"]
+
+
+def test_unknown_exercise_lists_the_choices(monkeypatch):
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="no exercises for notebook '77'"):
+        exercises.find("77.x")
+    with pytest.raises(ValueError, match=r"no exercise '09\.x'; notebook 09 has: "):
+        exercises.find("09.x")
+
+
+def declared():
+    for module in pkgutil.iter_modules(checks.__path__):
+        found = importlib.import_module(f"course_utils.checks.{module.name}").EXERCISES
+        for name, exercise in found.items():
+            yield pytest.param(exercise, id=f"{module.name[2:]}.{name}")
+
+
+@pytest.mark.parametrize("exercise", declared())
+def test_declared_exercise_accepts_its_reference_and_rejects_every_mistake(exercise):
+    assert first_problem(exercise, exercise.reference) is None
+    assert len(exercise.mistakes) >= 2
+    assert exercise.cases
+    assert sum(1 for _ in exercise.inputs()) >= 3
+    for sentence, wrong in exercise.mistakes.items():
+        assert first_problem(exercise, wrong), f"the check accepts a function where {sentence}"

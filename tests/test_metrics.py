@@ -1,0 +1,131 @@
+"""Hand-worked cases, properties and equality with scipy and torch for every metric."""
+
+import math
+import time
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from course_utils import metrics
+
+words = st.lists(st.sampled_from("abc"), max_size=8)
+
+
+def test_perplexity_of_a_fair_die_is_six():
+    assert metrics.perplexity([math.log(1 / 6)] * 4) == pytest.approx(6)
+    with pytest.raises(ValueError, match="no tokens"):
+        metrics.perplexity([])
+
+
+def test_perplexity_equals_torch_cross_entropy():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(9, 50, generator=generator, dtype=torch.float64)
+    targets = torch.randint(50, (9,), generator=generator)
+    logprobs = logits.log_softmax(-1)[torch.arange(9), targets]
+    expected = torch.nn.functional.cross_entropy(logits, targets).exp().item()
+    assert metrics.perplexity(logprobs.tolist()) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "distance"),
+    [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "", 3), ("flaw", "lawn", 2), ("", "", 0)],
+)
+def test_edit_distance_by_hand(a, b, distance):
+    assert metrics.edit_distance(a, b) == distance
+
+
+@given(words, words, words)
+def test_edit_distance_is_a_metric(a, b, c):
+    d = metrics.edit_distance
+    assert (d(a, b) == 0) == (a == b)
+    assert d(a, b) == d(b, a)
+    assert d(a, c) <= d(a, b) + d(b, c)
+    assert abs(len(a) - len(b)) <= d(a, b) <= max(len(a), len(b))
+
+
+def test_error_rates_take_the_nearest_reference():
+    rates = metrics.error_rates(["abc", "xy"], [["abd", "abc"], ["xyz"]])
+    assert rates == metrics.ErrorRates(symbol=1 / 6, word=1 / 2, n=2)
+
+
+@pytest.mark.parametrize(
+    ("hypotheses", "references", "message"),
+    [(["a"], [], "1 hypotheses and 0"), ([], [], "at least one"), (["a"], [[]], "no reference")],
+)
+def test_error_rates_bad_input(hypotheses, references, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.error_rates(hypotheses, references)
+
+
+def test_accuracy_with_wilson_interval_by_formula():
+    hits, n, z = 7, 20, 1.959963984540054
+    middle = (hits / n + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(hits / n * (1 - hits / n) / n + z * z / (4 * n * n))
+    got = metrics.accuracy([True] * 7 + [False] * 13)
+    assert (got.low, got.high) == pytest.approx((middle - half, middle + half), rel=1e-9)
+    assert got.value == 0.35
+    with pytest.raises(ValueError, match="no outcomes"):
+        metrics.accuracy([])
+
+
+def test_paired_test_by_hand():
+    a, b = [True] * 6 + [False], [False] * 6 + [False]
+    assert metrics.paired_p_value(a, b) == pytest.approx(2 * 0.5**6)
+    assert metrics.paired_p_value(a, a) == 1.0
+    with pytest.raises(ValueError, match="same items"):
+        metrics.paired_p_value(a, b[:-1])
+
+
+def test_distinct_n_by_hand():
+    assert metrics.distinct_n(["abab", "ab"], 2) == 2 / 4
+    with pytest.raises(ValueError, match="distinct-3"):
+        metrics.distinct_n(["ab"], 3)
+    with pytest.raises(ValueError, match="n is 0"):
+        metrics.ngrams("ab", 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "looping"),
+    [
+        ("xababab", True),
+        ("abababx", False),
+        ("xabab", False),
+        ("xaaa", False),
+        ("xaaaaaa", True),
+        ("", False),
+        ("abcabcabc", True),
+        ("abcabcabd", False),
+    ],
+)
+def test_ends_in_loop(text, looping):
+    assert metrics.ends_in_loop(text) is looping
+
+
+def test_time_ratio_finds_the_slower():
+    ratio = metrics.time_ratio(lambda: time.sleep(0.002), lambda: time.sleep(0.02), repeats=3)
+    assert ratio.low <= ratio.median <= ratio.high
+    assert ratio.median > 3  # 10 asleep; a loaded machine adds to both
+    assert ratio.fast_seconds < ratio.slow_seconds
+    with pytest.raises(ValueError, match="itself"):
+        metrics.time_ratio(time.time, time.time)
+    with pytest.raises(ValueError, match="repeats is 0"):
+        metrics.time_ratio(time.time, time.sleep, repeats=0)
+
+
+def test_parameter_bytes_counts_tied_weights_once():
+    a, b = torch.nn.Linear(3, 5), torch.nn.Linear(3, 5)
+    assert metrics.parameter_bytes(a) == 4 * (15 + 5)
+    b.weight = a.weight
+    assert metrics.parameter_bytes(torch.nn.Sequential(a, b)) == 4 * (15 + 5 + 5)
+    assert metrics.parameter_bytes(a.half()) == 2 * (15 + 5)
+
+
+def test_checksum_sees_any_change():
+    layer = torch.nn.Linear(3, 5)
+    before = metrics.checksum(layer)
+    assert metrics.checksum(layer) == before
+    with torch.no_grad():
+        layer.bias[4] += 1e-6
+    assert metrics.checksum(layer) != before

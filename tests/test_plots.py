@@ -1,0 +1,49 @@
+"""Figures come out as one picture and sources as they stand in the package."""
+
+import matplotlib
+import pytest
+
+from course_utils import plots
+from course_utils.metrics import edit_distance, perplexity
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    outputs = []
+    monkeypatch.setattr(
+        "IPython.display.display", lambda data, **kwargs: outputs.append(data), raising=True
+    )
+    return outputs
+
+
+def is_picture(output):
+    return output.data.startswith(b"\x89PNG")
+
+
+def test_lines_and_bars_show_one_picture_and_return_nothing(shown):
+    assert plots.lines({"a": ([1, 2], [3, 4]), "b": ([1], [2])}, title="t", x="x", y="y") is None
+    assert plots.bars({"a": 1.0, "b": 2.0}, title="t", y="y") is None
+    assert len(shown) == 2
+    assert all(map(is_picture, shown))
+
+
+def test_pictures_are_repeatable(shown):
+    for _ in range(2):
+        plots.bars({"a": 1.0}, title="t", y="y")
+    assert shown[0].data == shown[1].data
+
+
+def test_figures_are_freed(shown):
+    import matplotlib.pyplot as plt
+
+    plots.lines({"a": ([1, 2], [3, 4])}, title="t", x="x", y="y", log_x=True, log_y=True)
+    assert plt.get_fignums() == []
+
+
+def test_show_source_shows_every_function(shown):
+    plots.show_source(edit_distance, perplexity)
+    assert "def edit_distance(" in shown[0]["text/plain"]
+    assert "def perplexity(" in shown[0]["text/plain"]
+    assert "<span" in shown[0]["text/html"]

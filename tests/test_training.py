@@ -1,0 +1,71 @@
+"""The loop equals a hand-written one, refuses bad input, and shows progress that can be guarded."""
+
+import pytest
+import torch
+
+from course_utils.training import TrainingDiverged, cycle, progress, train
+
+
+def problem():
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(4, 1)
+    batches = [(torch.randn(8, 4), torch.randn(8, 1)) for _ in range(6)]
+    return layer, batches, lambda batch: ((layer(batch[0]) - batch[1]) ** 2).mean()
+
+
+def test_equals_the_textbook_loop(capsys):
+    layer, batches, loss_of = problem()
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, total_iters=6)
+    history = train(
+        loss_of, batches, optimizer, steps=6, max_norm=0.5, scheduler=scheduler, label="toy"
+    )
+    other, batches, loss_of = problem()
+    expected, rate = [], torch.linspace(1 / 3, 1, 7)
+    for batch, scale in zip(batches, rate, strict=False):
+        other.zero_grad()
+        loss = loss_of(batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(other.parameters(), 0.5)
+        with torch.no_grad():
+            for p in other.parameters():
+                p -= 0.1 * scale * p.grad
+        expected.append(loss.item())
+    assert history.losses == pytest.approx(expected, rel=1e-5)  # fp32, rate computed otherwise
+    assert torch.allclose(layer.weight, other.weight, atol=1e-6)
+    assert history.recent(2) == pytest.approx(sum(expected[-2:]) / 2, rel=1e-5)
+    last = capsys.readouterr().out.split("\r")[-1]
+    assert last.startswith("toy: 6/6 · loss ⟨")
+    assert last.endswith("⟩ s\n")
+
+
+def test_batches_that_run_out():
+    layer, batches, loss_of = problem()
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    with pytest.raises(ValueError, match=r"ran out after 6 of 7 steps; wrap them in cycle\(\)"):
+        train(loss_of, batches, optimizer, steps=7)
+    assert len(train(loss_of, cycle(lambda: batches), optimizer, steps=7).losses) == 7
+
+
+def test_diverging_run_stops_before_the_step():
+    layer, batches, _ = problem()
+    before = layer.weight.clone()
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    with pytest.raises(TrainingDiverged, match=r"became nan.*max_norm"):
+        train(lambda batch: layer(batch[0]).sum() * torch.nan, batches, optimizer, steps=2)
+    assert torch.equal(layer.weight, before)
+
+
+def test_no_steps_and_no_batches():
+    layer, batches, loss_of = problem()
+    with pytest.raises(ValueError, match="steps is 0"):
+        train(loss_of, batches, torch.optim.SGD(layer.parameters()), steps=0)
+    with pytest.raises(ValueError, match="no batch"):
+        next(cycle(list))
+
+
+def test_progress_is_closed_when_the_work_fails(capsys):
+    with pytest.raises(KeyError), progress("words", 3) as advance:
+        advance("one")
+        raise KeyError
+    assert capsys.readouterr().out.split("\r")[-1].startswith("words: 1/3 · one · ⟨")
