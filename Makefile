@@ -1,0 +1,89 @@
+# Two commands are enough: `make course` runs the course, `make test` checks it. `make help` lists all.
+PYTHON ?= python3
+# Notebooks checked at once; each kernel gets (cores / JOBS) threads through OMP_NUM_THREADS.
+JOBS ?= 2
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+INSTALLED_BOOK := .venv/.installed-book
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+# Everything needed is fetched beforehand: no library may ask the model hub for anything.
+export HF_HUB_OFFLINE := 1
+# A kernel named python3 in the home folder must not shadow the one in .venv.
+export JUPYTER_PREFER_ENV_PATH := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help course test lint unit notebooks lab bench book clean
+
+help:
+	@echo "make course   set up, fetch the models and data, run every notebook, write a report"
+	@echo "make test     set up, then lint, unit tests, and every notebook's output compared"
+	@echo "make lab      JupyterLab on the notebooks"
+	@echo "make bench    timings against the production libraries"
+	@echo "make book     the course as a web site in build/book"
+	@echo "make clean    remove what the other targets made, except .venv and the model cache"
+
+course: $(INSTALLED)
+	@$(BIN)/course fetch </dev/null
+	@$(BIN)/course run --profile cpu --resume </dev/null
+
+test: lint unit notebooks
+
+lint: $(INSTALLED)
+	@echo "ruff and actionlint"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { $(BIN)/ruff format --check .; exit 1; }
+	@$(BIN)/actionlint .github/workflows/*.yml
+
+unit: $(INSTALLED)
+	@$(BIN)/course fetch </dev/null
+	@$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist loadfile </dev/null
+
+notebooks: $(INSTALLED)
+	@$(BIN)/course fetch </dev/null
+	@$(BIN)/course check --jobs $(JOBS) </dev/null
+
+lab: $(INSTALLED)
+	@$(BIN)/course fetch
+	@$(BIN)/jupyter lab --notebook-dir notebooks
+
+bench: $(INSTALLED)
+	@$(BIN)/course fetch </dev/null
+	@$(BIN)/python -m pytest tests/benchmarks --quiet --capture=no </dev/null
+
+book: $(INSTALLED_BOOK)
+	@rm -rf build/book build/book-source
+	@mkdir -p build/book-source
+	@cp -R docs/. notebooks build/book-source/
+	@$(BIN)/python -m sphinx -W -q -b html build/book-source build/book </dev/null
+	@echo "build/book/index.html"
+
+clean:
+	rm -rf build dist runs .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find course_utils tests notebooks -name __pycache__ -o -name .ipynb_checkpoints \
+		| xargs rm -rf
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+		echo "$(PYTHON) was not found. Install Python 3.11 or newer, or name one:" \
+			"make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is $$($(PYTHON) --version 2>&1); the course needs Python 3.11 or newer." \
+			"Name one: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) has no venv module. Install it (Debian, Ubuntu: apt install" \
+			"python3-venv) or name another Python: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@echo "Creating .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv
+
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into .venv (the first time this takes some minutes)"
+	@$(PIP) --editable '.[dev]' </dev/null
+	@touch $@
+
+$(INSTALLED_BOOK): $(INSTALLED)
+	@$(PIP) --editable '.[dev,book]' </dev/null
+	@touch $@
