@@ -1,0 +1,1 @@
+"""Running, recording and guarding the notebooks: what stands behind the `course` command."""

@@ -1,0 +1,318 @@
+"""Running notebooks, each in a worker process of its own, some at once, with limits."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import psutil
+
+from course_utils.profiles import threads
+from course_utils.runner.notebooks import code_cells, exempt_cells, source_of
+from course_utils.runner.results import (
+    Failure,
+    Result,
+    claims_of,
+    dump,
+    is_remote,
+    locate_failure,
+    mark_stopped_cell,
+    read_notebook,
+    write_text,
+)
+
+GRACE = 10.0  # seconds between a notebook's time limit and killing its processes
+TICK = 0.2  # seconds between two looks at memory and time
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
+
+
+@dataclass
+class Job:
+    """One notebook to run: where it is, where its output goes, and what it is run with."""
+
+    name: str
+    path: Path
+    output: str
+    notebook: dict
+    key: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def cells(self) -> int:
+        """Code cells that will run, the one papermill injects among them."""
+        return sum(bool(source_of(c).strip()) for c in code_cells(self.notebook)) + bool(
+            self.parameters
+        )
+
+    @property
+    def scratch(self) -> str:
+        """Where papermill writes while the notebook runs: a finished output is never half one."""
+        if is_remote(self.output):
+            return self.output
+        return self.output.removesuffix(".ipynb") + ".partial.ipynb"
+
+
+class Progress(Protocol):
+    """Who shows what is going on."""
+
+    def started(self, job: Job) -> None: ...
+
+    def moved(self, job: Job, cell: int, seconds: float) -> None: ...
+
+    def finished(self, job: Job, result: Result) -> None: ...
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or a request to end."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__()
+        self.signum = signum
+
+
+@contextmanager
+def interrupts() -> Iterator[None]:
+    """Turn the first SIGINT or SIGTERM into Interrupted and ignore later ones until the end."""
+    watched = (signal.SIGINT, signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(signum: int, frame: object) -> None:
+        for each in watched:
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(signum)
+
+    before = [signal.signal(each, interrupt) for each in watched]
+    try:
+        yield
+    finally:
+        for each, handler in zip(watched, before, strict=True):
+            signal.signal(each, handler)
+
+
+def kernel_environment(jobs: int) -> dict[str, str]:
+    """The environment for kernels when `jobs` of them run at once: they share the cores.
+
+    One kernel keeps the libraries' own defaults. MPLBACKEND is dropped: kernels draw inline.
+    """
+    environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
+    if jobs > 1:
+        share = str(max(1, threads() // jobs))
+        environment |= dict.fromkeys(THREAD_VARIABLES, share)
+    return environment
+
+
+class Worker:
+    """A running worker process: its events, its kernel's memory, its end."""
+
+    def __init__(
+        self, job: Job, timeout: float, environment: dict[str, str], events: queue.Queue
+    ) -> None:
+        self.job, self.timeout = job, timeout
+        self.started = time.monotonic()
+        self.cell = 0  # code cells begun
+        self.index: int | None = None  # position of the running cell in the output notebook
+        self.end: dict[str, Any] = {}
+        self.peak_bytes = 0
+        self.measured = 0.0
+        self.tree: set[psutil.Process] = set()
+        self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            # -P: a module beside the notebooks must not shadow one of the runner's.
+            [sys.executable, "-P", "-m", "course_utils.runner.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            text=True,
+            encoding="utf-8",
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for the runner; it ends its workers itself
+        )
+        self._send()
+        threading.Thread(target=self._listen, args=(events,), daemon=True).start()
+
+    def _send(self) -> None:
+        order = {
+            "source": str(self.job.path),
+            "output": self.job.scratch,
+            "folder": str(self.job.path.parent),
+            "parameters": self.job.parameters,
+            "timeout": self.timeout,
+        }
+        with suppress(BrokenPipeError):  # it died at once: its log says why
+            self.process.stdin.write(json.dumps(order) + "\n")
+            self.process.stdin.flush()
+
+    def _listen(self, events: queue.Queue) -> None:
+        for line in self.process.stdout:
+            events.put((self, json.loads(line)))
+        events.put((self, {"event": "gone"}))
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
+    def measure(self) -> None:
+        """Note the kernel's processes and their memory (RSS; pages they share count for each)."""
+        if time.monotonic() - self.measured < TICK / 2:
+            return
+        self.measured = time.monotonic()
+        try:
+            tree = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return
+        self.tree.update(tree)
+        self.peak_bytes = max(self.peak_bytes, sum(_rss(process) for process in tree))
+
+    def kill(self) -> None:
+        """Kill the worker, its kernel and whatever that started."""
+        self.measured = 0.0
+        self.measure()
+        for process in (*self.tree, self.process):
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                process.kill()
+        self.process.wait()
+
+    def last_words(self) -> str:
+        """The last line that the worker wrote to standard error."""
+        self.log.seek(0)
+        lines = self.log.read().strip().splitlines()
+        return lines[-1] if lines else "no message"
+
+
+def _rss(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.Error:
+        return 0
+
+
+def run(jobs: list[Job], workers: int, timeout: float, progress: Progress) -> list[Result]:
+    """Run the jobs, `workers` at a time, and return a result for each, in the jobs' order.
+
+    A notebook that raises, takes longer than `timeout` seconds or loses its kernel does not stop
+    the others. After Interrupted (see `interrupts`) what runs is killed and the rest is not run;
+    their results say so.
+    """
+    events: queue.Queue = queue.Queue()
+    waiting = list(jobs)
+    running: dict[str, Worker] = {}
+    results: dict[str, Result] = {}
+    environment = kernel_environment(min(workers, len(jobs)))
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                job = waiting.pop(0)
+                progress.started(job)
+                running[job.name] = Worker(job, timeout, environment, events)
+            for worker in _advance(running, events, progress):
+                job = worker.job
+                results[job.name] = _conclude(worker)
+                del running[job.name]
+                progress.finished(job, results[job.name])
+    except KeyboardInterrupt:
+        for worker in running.values():
+            worker.kill()
+            results[worker.job.name] = _interrupted(worker)
+    return [results.get(job.name) or Result(job.name, "not run") for job in jobs]
+
+
+def _advance(running: dict[str, Worker], events: queue.Queue, progress: Progress) -> list[Worker]:
+    """Wait a tick for events, look after limits, and return the workers that are gone."""
+    gone = []
+    try:
+        worker, event = events.get(timeout=TICK)
+    except queue.Empty:
+        worker, event = None, {}
+    if event.get("event") == "cell":
+        worker.cell, worker.index = worker.cell + 1, event["index"]
+    elif event.get("event") == "end":
+        worker.end = event
+    elif event.get("event") == "gone":
+        gone.append(worker)
+    for each in running.values():
+        each.measure()
+        progress.moved(each.job, each.cell, each.seconds)
+        if each.seconds > each.timeout + GRACE and not each.end:
+            each.end = {"status": "timed out"}
+            each.kill()
+    return gone
+
+
+def _conclude(worker: Worker) -> Result:
+    """Turn a finished worker into a result, and its scratch output into the final one."""
+    worker.kill()  # processes that a notebook left behind, too
+    job, end = worker.job, worker.end
+    status = end.get("status", "failed")
+    message = end.get("error", "")
+    if not end:
+        message = f"its worker process ended unexpectedly ({worker.last_words()})"
+    if status == "timed out":
+        message = (
+            f"still running after {worker.timeout:g} s, the limit for one notebook; "
+            "raise it with --timeout if it only needs longer"
+        )
+    notebook = read_notebook(job.scratch)
+    if status != "ok" and notebook and worker.index is not None:
+        mark_stopped_cell(notebook, worker.index, _error_name(status), message)
+    result = _result(worker, status, notebook)
+    if status != "ok":
+        result.failure = locate_failure(notebook, message)
+    _store(job, notebook, result)
+    return result
+
+
+def _error_name(status: str) -> str:
+    return {"kernel died": "KernelDied", "timed out": "TimedOut"}.get(status, "WorkerFailed")
+
+
+def _result(worker: Worker, status: str, notebook: dict | None) -> Result:
+    peak = max(worker.peak_bytes / 1e6, worker.end.get("peak_mb", 0.0))
+    claims = claims_of(notebook, worker.job.name) if notebook else []
+    exempt = exempt_cells(worker.job.notebook)
+    seconds, peak = round(worker.seconds, 1), round(peak)
+    return Result(worker.job.name, status, seconds, peak, claims, exempt)
+
+
+def _store(job: Job, notebook: dict | None, result: Result) -> None:
+    """Write the final output with what the run measured, and remove the scratch one."""
+    if notebook is None:
+        return
+    notebook["metadata"]["course_run"] = {
+        "key": job.key,
+        "status": result.status,
+        "seconds": result.seconds,
+        "peak_mb": result.peak_mb,
+        "parameters": job.parameters,
+    }
+    write_text(dump(notebook), job.output)
+    if job.scratch != job.output:
+        Path(job.scratch).unlink(missing_ok=True)
+
+
+def _interrupted(worker: Worker) -> Result:
+    """A killed worker's result: what it had done stays in its .partial.ipynb."""
+    result = _result(worker, "interrupted", read_notebook(worker.job.scratch))
+    cells = worker.job.cells
+    result.failure = Failure(f"interrupted in code cell {worker.cell} of {cells}")
+    return result

@@ -1,0 +1,25 @@
+"""The guard: committed outputs against a fresh run, by nbval and its sanitizer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from course_utils.runner.execution import kernel_environment
+from course_utils.runner.notebooks import find_root, select
+
+
+def check(names: Sequence[str] = (), *, jobs: int = 1, root: Path | None = None) -> int:
+    """Run nbval over notebooks, `jobs` at a time, and return pytest's exit status."""
+    root = root or find_root()
+    paths = select(names, root)
+    if not paths:
+        print("no notebooks to check")
+        return 0
+    jobs = min(jobs, len(paths))
+    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--quiet"]
+    command += ["--numprocesses", str(jobs), "--dist", "loadfile"] if jobs > 1 else []
+    environment = kernel_environment(jobs)
+    return subprocess.run([*command, *map(str, paths)], cwd=root, env=environment).returncode

@@ -1,0 +1,134 @@
+"""`course run`: execute notebooks, keep their outputs, claims.json and a report in one folder."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from course_utils.profiles import PROFILES, threads
+from course_utils.runner import display, execution, notebooks, report, results
+from course_utils.runner.fingerprint import run_key
+
+TIME_LIMITS = {"cpu": 1800.0, "gpu": 6 * 3600.0}  # seconds for one notebook
+ARCHITECTURES = {"x86_64": "x86-64", "amd64": "x86-64", "aarch64": "arm64"}
+
+
+def run(
+    names: Sequence[str] = (),
+    *,
+    profile: str = "cpu",
+    parameters: dict[str, object] | None = None,
+    jobs: int = 1,
+    out: str | None = None,
+    resume: bool = False,
+    timeout: float | None = None,
+    root: Path | None = None,
+    console: Console | None = None,
+) -> int:
+    """Run notebooks and return the exit status: 0, 1 when one failed, 130 after Ctrl-C.
+
+    See `course run --help` for what the arguments mean. Raises UsageError for an unknown notebook,
+    parameter or profile before anything runs.
+    """
+    console = console or display.console()
+    out = out or str((root or notebooks.find_root()) / "runs" / profile)
+    plan = _plan(names, profile, dict(parameters or {}), out, root)
+    interrupted = None
+    with execution.interrupts():
+        done = _kept(plan) if resume else {}
+        todo = [job for job in plan if job.name not in done]
+        try:
+            with display.progress_for(console, len(todo)) as progress:
+                limit = timeout or TIME_LIMITS[profile]
+                done |= {r.notebook: r for r in execution.run(todo, jobs, limit, progress)}
+        except execution.Interrupted as error:  # before the first notebook, or after the last
+            interrupted = error.signum
+        outcomes = [done.get(job.name) or results.Result(job.name, "not run") for job in plan]
+        _write(outcomes, out, profile, parameters or {})
+    _tell(console, outcomes, out)
+    if interrupted or any(r.status in ("interrupted", "not run") for r in outcomes):
+        return 128 + (interrupted or 2)
+    return int(not all(result.good for result in outcomes))
+
+
+def _plan(
+    names: Sequence[str], profile: str, parameters: dict, out: str, root: Path | None
+) -> list[execution.Job]:
+    """One job per notebook, with the parameters that it declares."""
+    if profile not in PROFILES:
+        raise notebooks.UsageError(notebooks.unknown("profile", profile, PROFILES))
+    paths = notebooks.select(names, root or notebooks.find_root())
+    loaded = {path.stem: notebooks.load(path) for path in paths}
+    dealt = notebooks.parameters_for(loaded, parameters)
+    plan = []
+    for path in paths:
+        notebook, given = loaded[path.stem], dealt[path.stem]
+        if "PROFILE" in notebooks.parameters_of(notebook):
+            given = {"PROFILE": profile, **given}
+        key = run_key(notebook, path.stem, given)
+        output = results.join(out, path.name)
+        plan.append(execution.Job(path.stem, path, output, notebook, key, given))
+    if not results.is_remote(out):
+        _prepare(Path(out))
+    return plan
+
+
+def _prepare(folder: Path) -> None:
+    """Make the output folder and clear what an interrupted run left."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for partial in folder.glob("*.partial.ipynb"):
+            partial.unlink()
+    except OSError as error:
+        raise notebooks.UsageError(
+            f"can't write to {folder} ({error.strerror}); give another folder with --out"
+        ) from error
+
+
+def _kept(plan: list[execution.Job]) -> dict[str, results.Result]:
+    """Results of notebooks whose finished output is there and still valid."""
+    found = (results.kept(job.name, job.output, job.key) for job in plan)
+    return {result.notebook: result for result in found if result}
+
+
+def machine() -> str:
+    """The hardware in words: "2 CPU cores (x86-64)", and the GPU if there is one."""
+    architecture = platform.machine().lower()
+    cores = f"{threads()} CPU cores ({ARCHITECTURES.get(architecture, architecture)})"
+    tool = shutil.which("nvidia-smi")
+    if not tool:
+        return cores
+    query = [tool, "--query-gpu=name", "--format=csv,noheader"]
+    names = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    return ", ".join([cores, *names])
+
+
+def _write(outcomes: list[results.Result], out: str, profile: str, parameters: dict) -> None:
+    about = {
+        "profile": profile,
+        "parameters": parameters,
+        "machine": machine(),
+        "finished": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    }
+    results.write_text(results.as_json(outcomes, about), results.join(out, "claims.json"))
+    results.write_text(report.render(outcomes, about), results.join(out, "report.html"))
+
+
+def _tell(console: Console, outcomes: list[results.Result], out: str) -> None:
+    """Print the failures, the table, and where the report is."""
+    display.print_failures(console, outcomes)
+    console.print()
+    console.print(display.summary(outcomes))
+    address = results.join(out, "report.html")
+    if not results.is_remote(address):
+        address = os.path.relpath(address)
+    console.print(f"\nReport: {address}", markup=False)
+    sys.stdout.flush()
