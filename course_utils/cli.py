@@ -108,5 +108,14 @@ def check(notebooks: tuple[str, ...], jobs: int) -> None:
     sys.exit(check_notebooks(notebooks, jobs=jobs))
 
 
+@main.command()
+@click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]...")
+def record(notebooks: tuple[str, ...]) -> None:
+    """Execute notebooks on the CPU and store their outputs to be committed."""
+    from course_utils.runner.record import record as record_notebooks
+
+    sys.exit(record_notebooks(notebooks))
+
+
 if __name__ == "__main__":
     main()

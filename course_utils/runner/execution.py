@@ -55,6 +55,7 @@ class Job:
     notebook: dict
     key: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def cells(self) -> int:
@@ -145,7 +146,7 @@ class Worker:
             stderr=self.log,
             text=True,
             encoding="utf-8",
-            env=environment,
+            env=environment | job.environment,
             start_new_session=True,  # Ctrl-C is for the runner; it ends its workers itself
         )
         self._send()

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from course_utils.runner.notebooks import code_cells, source_of
+from course_utils.runner.notebooks import code_cells, source_of, tags_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -17,9 +17,11 @@ def fingerprint(notebook: dict, name: str = "", package: Path = PACKAGE) -> str:
     """Hash the code cells and every module of the package that they import, however indirectly.
 
     `name` is the notebook's ("09_decoding"): exercise checks are looked up by its number at run
-    time, so `checks/nb09.py` counts as imported. Markdown cells do not count.
+    time, so `checks/nb09.py` counts as imported. Markdown cells do not count, nor does the cell
+    that installs the course on Colab.
     """
-    sources = [source_of(cell) for cell in code_cells(notebook)]
+    cells = (cell for cell in code_cells(notebook) if "bootstrap" not in tags_of(cell))
+    sources = [source_of(cell) for cell in cells]
     modules = _closure(sources, package)
     checks = package / "checks" / f"nb{name[:2]}.py"
     if package / "exercises.py" in modules and checks.is_file():

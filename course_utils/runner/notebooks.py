@@ -97,6 +97,14 @@ def load(path: Path) -> dict:
     return notebook
 
 
+def joined(notebook: dict) -> dict:
+    """Return a copy in which texts stored as lists of lines are strings."""
+    import nbformat
+    from nbformat.v4.rwbase import rejoin_lines
+
+    return rejoin_lines(nbformat.from_dict(notebook))
+
+
 def source_of(cell: dict) -> str:
     """Return a cell's source as one string."""
     source = cell["source"]

@@ -99,12 +99,12 @@ def _kept(plan: list[execution.Job]) -> dict[str, results.Result]:
     return {result.notebook: result for result in found if result}
 
 
-def machine() -> str:
-    """The hardware in words: "2 CPU cores (x86-64)", and the GPU if there is one."""
+def machine(profile: str) -> str:
+    """The hardware in words: "2 CPU cores (x86-64)", and the GPUs for the gpu profile."""
     architecture = platform.machine().lower()
     cores = f"{threads()} CPU cores ({ARCHITECTURES.get(architecture, architecture)})"
     tool = shutil.which("nvidia-smi")
-    if not tool:
+    if profile == "cpu" or not tool:
         return cores
     query = [tool, "--query-gpu=name", "--format=csv,noheader"]
     names = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
@@ -115,7 +115,7 @@ def _write(outcomes: list[results.Result], out: str, profile: str, parameters: d
     about = {
         "profile": profile,
         "parameters": parameters,
-        "machine": machine(),
+        "machine": machine(profile),
         "finished": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
     results.write_text(results.as_json(outcomes, about), results.join(out, "claims.json"))

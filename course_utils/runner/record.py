@@ -1,0 +1,234 @@
+"""`course record`: committed outputs, written so that an unchanged notebook stays byte for byte."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from course_utils.runner import display, execution, guard, notebooks, results
+from course_utils.runner.fingerprint import fingerprint
+from course_utils.runner.run import TIME_LIMITS, machine
+
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+LANGUAGE = {
+    "codemirror_mode": {"name": "ipython", "version": 3},
+    "file_extension": ".py",
+    "mimetype": "text/x-python",
+    "name": "python",
+    "nbconvert_exporter": "python",
+    "pygments_lexer": "ipython3",
+}
+CELL_METADATA = {"deletable", "editable", "jupyter", "slideshow", "tags"}
+WIDGET = "application/vnd.jupyter.widget-view+json"
+ASSET_LOG = "COURSE_ASSET_LOG"
+
+
+def record(
+    names: Sequence[str] = (), *, root: Path | None = None, console: Console | None = None
+) -> int:
+    """Execute notebooks on the CPU, one at a time and without parameters, and store the outputs.
+
+    A notebook whose code and outputs are what they were, as the guard compares them, keeps its
+    file. Returns 1 when a notebook failed or wrote to standard error (its file stays), 130 after
+    Ctrl-C, else 0.
+    """
+    console = console or display.console()
+    root = root or notebooks.find_root()
+    paths = notebooks.select(names, root)
+    loaded = {path: notebooks.load(path) for path in paths}
+    for path, notebook in loaded.items():
+        _require_cost_cell(path, notebook)
+    with execution.interrupts(), tempfile.TemporaryDirectory() as folder:
+        plan = [_job(path, notebook, Path(folder)) for path, notebook in loaded.items()]
+        with display.progress_for(console, len(plan)) as progress:
+            outcomes = execution.run(plan, 1, TIME_LIMITS["cpu"], progress)
+        stored = [_store(job, outcome, root) for job, outcome in zip(plan, outcomes, strict=True)]
+    display.print_failures(console, outcomes)
+    for outcome, (good, sentence) in zip(outcomes, stored, strict=True):
+        mark = "" if good else "[red]"
+        console.print(f"{mark}{outcome.notebook}: {sentence}")
+    if any(outcome.status in ("interrupted", "not run") for outcome in outcomes):
+        return 130
+    return int(not all(good for good, _ in stored))
+
+
+def _require_cost_cell(path: Path, notebook: dict) -> None:
+    cell = notebooks.tagged(notebook, "cost")
+    if cell is None or cell["cell_type"] != "markdown":
+        raise notebooks.UsageError(
+            f"{path.name} has no markdown cell tagged 'cost', where its cost is written; "
+            "add an empty one under the title"
+        )
+
+
+def _job(path: Path, notebook: dict, folder: Path) -> execution.Job:
+    return execution.Job(
+        path.stem,
+        path,
+        str(folder / path.name),
+        notebook,
+        environment={ASSET_LOG: str(folder / f"{path.stem}.assets"), "HF_HUB_OFFLINE": "1"},
+    )
+
+
+def _store(job: execution.Job, outcome: results.Result, root: Path) -> tuple[bool, str]:
+    """Write one notebook's new outputs if they differ; return success and what was done."""
+    if not outcome.good:
+        return False, f"{outcome.status}; its file is as it was"
+    executed = results.read_notebook(job.output)
+    if stderr := _stderr(executed):
+        number, text = stderr
+        return False, (
+            f"In [{number}] wrote to standard error, which changes from machine to machine: "
+            f"{text.strip()[:200]!r}. Prevent it at its source; the file is as it was."
+        )
+    about = _about(job, outcome, root)
+    fresh = with_outputs(job.notebook, executed, about)
+    changed = changes(job.notebook, fresh, guard.sanitizer(root))
+    new = canonical(fresh)
+    if not changed:
+        stored = job.path.read_text(encoding="utf-8")
+        if (kept := canonical(job.notebook)) == stored:
+            return True, "unchanged"
+        new, changed = kept, "its format was not the recorded one"
+    results.write_text(new, str(job.path))
+    return True, f"recorded: {changed}"
+
+
+def changes(stored: dict, fresh: dict, patterns: dict[str, str]) -> str:
+    """Say in words why `fresh` must replace `stored`; "" when the guard sees no difference."""
+    before = stored["metadata"].get("course", {}).get("fingerprint")
+    if before != fresh["metadata"]["course"]["fingerprint"]:
+        return (
+            "first recording" if before is None else "the code of the notebook or package changed"
+        )
+    pairs = zip(notebooks.code_cells(stored), notebooks.code_cells(fresh), strict=True)
+    differing = [
+        str(number)
+        for number, (old, new) in enumerate(pairs, start=1)
+        if guard.difference(old, new, patterns)
+    ]
+    if not differing:
+        return ""
+    return (
+        f"the output of In [{', '.join(differing)}] differs although no code did; if it is not "
+        "from another version of a library, it is flaky: show it through measured()"
+    )
+
+
+def _stderr(notebook: dict) -> tuple[int, str] | None:
+    """The first code cell (numbered from 1) that wrote to standard error, and what."""
+    for number, cell in enumerate(notebooks.code_cells(notebook), start=1):
+        for output in cell["outputs"]:
+            if output.get("name") == "stderr":
+                return number, "".join(output["text"])
+    return None
+
+
+def _about(job: execution.Job, outcome: results.Result, root: Path) -> dict:
+    """What the recording measured: it goes into the notebook's metadata under `course`."""
+    log = Path(job.environment[ASSET_LOG])
+    assets = sorted(set(log.read_text(encoding="utf-8").split())) if log.is_file() else []
+    return {
+        "assets": assets,
+        "download_mb": round(sum(_archive_bytes(root, assets)) / 1e6),
+        "fingerprint": fingerprint(job.notebook, job.name),
+        "machine": machine("cpu"),
+        "peak_mb": outcome.peak_mb,
+        "seconds": outcome.seconds,
+    }
+
+
+def _archive_bytes(root: Path, names: Sequence[str]) -> list[int]:
+    """Download sizes of assets, from their table."""
+    path = root / "data" / "assets.toml"
+    table = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return [table[name]["size"] for name in names if name in table]
+
+
+def cost_text(about: dict) -> str:
+    """The text of the cost cell."""
+    download = about["download_mb"]
+    return (
+        f"**Cost** measured on {about['machine']}, profile cpu: "
+        f"{display.duration(about['seconds'])} · peak memory {display.memory(about['peak_mb'])} · "
+        + (f"one-time download {display.memory(download)}" if download else "nothing to download")
+    )
+
+
+def with_outputs(source: dict, executed: dict, about: dict) -> dict:
+    """The source notebook with the executed one's outputs, and `about` in its metadata."""
+    fresh = copy.deepcopy(source)
+    fresh["metadata"]["course"] = about
+    pairs = zip(notebooks.code_cells(fresh), notebooks.code_cells(executed), strict=True)
+    for cell, run in pairs:
+        cell["outputs"] = run["outputs"]
+    return fresh
+
+
+def canonical(notebook: dict) -> str:
+    """The one form in which a notebook is committed: nothing in it that changes by itself."""
+    notebook = notebooks.joined(notebook)
+    result = {
+        "cells": [_canonical_cell(cell, i) for i, cell in enumerate(notebook["cells"])],
+        "metadata": {"kernelspec": KERNEL, "language_info": LANGUAGE},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    if about := notebook["metadata"].get("course"):
+        result["metadata"]["course"] = about
+    _make_ids_unique(result["cells"])
+    count = 0
+    for cell in notebooks.code_cells(result):
+        count += bool(notebooks.source_of(cell).strip())
+        _number(cell, count if notebooks.source_of(cell).strip() else None)
+    if about and (cost := notebooks.tagged(result, "cost")):
+        cost["source"] = cost_text(about)
+    return results.dump(result)
+
+
+def _canonical_cell(cell: dict, index: int) -> dict:
+    kept = {
+        "cell_type": cell["cell_type"],
+        "id": cell.get("id", f"cell-{index}"),
+        "metadata": {k: v for k, v in cell["metadata"].items() if k in CELL_METADATA and v},
+        "source": notebooks.source_of(cell),
+    }
+    if "attachments" in cell:
+        kept["attachments"] = cell["attachments"]
+    if cell["cell_type"] == "code":
+        outputs = (_canonical_output(output) for output in cell.get("outputs", []))
+        kept["outputs"] = [output for output in outputs if output]
+    return kept
+
+
+def _canonical_output(output: dict) -> dict | None:
+    """An output without live widgets and warnings; None when nothing is left."""
+    if output.get("name") == "stderr":
+        return None
+    kept = {key: value for key, value in output.items() if key != "transient"}
+    if "data" in kept:
+        kept["data"] = {kind: data for kind, data in kept["data"].items() if kind != WIDGET}
+        if not kept["data"]:
+            return None
+    return kept
+
+
+def _make_ids_unique(cells: list[dict]) -> None:
+    seen: set[str] = set()
+    for index, cell in enumerate(cells):
+        if cell["id"] in seen:
+            cell["id"] = f"{cell['id'][:48]}-{index}"
+        seen.add(cell["id"])
+
+
+def _number(cell: dict, count: int | None) -> None:
+    cell["execution_count"] = count
+    for output in cell["outputs"]:
+        if output["output_type"] == "execute_result":
+            output["execution_count"] = count
