@@ -167,6 +167,13 @@ def _reporting(name: str, progress: Progress | None) -> Iterator[fetching.Report
         yield report
 
 
+def _note_use(name: str) -> None:
+    """Leave the name in the file COURSE_ASSET_LOG, by which `course record` knows what to cost."""
+    if log := os.environ.get("COURSE_ASSET_LOG"):
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(f"{name}\n")
+
+
 def _download_and_unpack(asset: Asset, scratch: Path, report: fetching.Report) -> None:
     archive = fetching.download(asset, scratch, report)
     fetching.unpack(archive, asset, scratch, report)
@@ -182,6 +189,7 @@ def fetch(name: str, progress: Progress | None = None, *, verify: bool = False) 
     Raises AssetError when there is no such asset, or it can be neither found nor fetched.
     """
     asset = describe(name)
+    _note_use(name)
 
     def build(scratch: Path, report: fetching.Report) -> None:
         _download_and_unpack(asset, scratch, report)
@@ -291,6 +299,7 @@ def _convert(gguf: Path, folder: Path) -> None:
 def _converted(name: str, progress: Progress | None = None, *, verify: bool = False) -> Path:
     """Return the folder of an asset's converted model; convert it if that has not been done."""
     asset = describe(name)
+    _note_use(name)
     size = next(m.size for m in asset.members if m.name.endswith(".gguf"))
 
     def build(scratch: Path, report: fetching.Report) -> None:
