@@ -20,18 +20,24 @@ class Commands(click.Group):
     """Commands in the order a user meets them; the course's own errors without a traceback."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)
+        return [name for name in ORDER if name in self.commands]
 
     def invoke(self, ctx: click.Context) -> object:
+        from course_utils.fetching import AssetError
         from course_utils.runner.notebooks import UsageError
 
         try:
             return super().invoke(ctx)
-        except UsageError as error:
+        except (UsageError, AssetError) as error:
             raise UserMessage(str(error)) from error
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+ORDER = ("fetch", "run", "check", "record", "claims", "badges", "new", "doctor")
+
+
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="llms-measured")
 def main() -> None:
     """LLMs, Measured: fetch, run, record and check the notebooks of the course.
@@ -115,6 +121,77 @@ def record(notebooks: tuple[str, ...]) -> None:
     from course_utils.runner.record import record as record_notebooks
 
     sys.exit(record_notebooks(notebooks))
+
+
+@main.command()
+@click.argument("assets", nargs=-1, metavar="[ASSET]...")
+@click.option("--verify", is_flag=True, help="Hash what is in the cache, and repair it.")
+def fetch(assets: tuple[str, ...], verify: bool) -> None:
+    """Fetch and verify models and data, once; everything after that works offline."""
+    from course_utils.assets import cache_folder, fetch_all
+
+    folders = fetch_all(assets or None, verify=verify)
+    click.echo(f"{len(folders)} assets are in {cache_folder()}")
+
+
+@main.command()
+@click.option("--from", "folder", metavar="DIR", help="Outputs of a run.  [default: notebooks]")
+def claims(folder: str | None) -> None:
+    """Print the ledger of measured claims; exit status 1 when an id stands twice."""
+    from course_utils.runner import display, ledger
+    from course_utils.runner.notebooks import find_root
+
+    found = ledger.gather(find_root(), folder)
+    out = display.console()
+    out.print(display.claims_table(found) if found else "no claims")
+    repeated = ledger.twice(found)
+    for sentence in repeated:
+        out.print(sentence, style="red", markup=False)
+    sys.exit(bool(repeated))
+
+
+@main.command()
+@click.option("--check", is_flag=True, help="Only say what is stale; exit status 1 if anything is.")
+def badges(check: bool) -> None:
+    """Write Colab badges, Colab set-up cells and the README's table of notebooks."""
+    from course_utils.runner import opening, readme
+    from course_utils.runner.notebooks import find_root
+
+    root = find_root()
+    stale = [path.name for path in (opening.stale(root) if check else opening.refresh(root))]
+    if (texts := readme.refreshed(root)) and texts[0] != texts[1]:
+        stale.append("README.md")
+        if not check:
+            (root / "README.md").write_text(texts[1], encoding="utf-8")
+    for name in stale:
+        click.echo(f"{name}: {'stale; run course badges' if check else 'refreshed'}")
+    sys.exit(bool(stale) and check)
+
+
+@main.command()
+@click.argument("name")
+def new(name: str) -> None:
+    """Start a notebook, such as 17_new_topic, with the standard opening and closing cells."""
+    from course_utils.runner.notebooks import find_root
+    from course_utils.runner.opening import create
+
+    click.echo(create(name, find_root()))
+
+
+@main.command()
+def doctor() -> None:
+    """Look at everything the course needs and say what to do about what is missing."""
+    from course_utils.runner.doctor import examine
+    from course_utils.runner.notebooks import find_root
+
+    problems = 0
+    for finding in examine(find_root()):
+        problems += bool(finding.remedy)
+        word = click.style("problem", fg="red") if finding.remedy else click.style("ok", fg="green")
+        click.echo(f"{finding.subject:10}{word}  {finding.found}")
+        if finding.remedy:
+            click.echo(f"{'':10}remedy: {finding.remedy}")
+    sys.exit(bool(problems))
 
 
 if __name__ == "__main__":

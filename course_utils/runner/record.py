@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from course_utils.assets import describe
 from course_utils.runner import display, execution, guard, notebooks, results
 from course_utils.runner.fingerprint import fingerprint
 from course_utils.runner.run import TIME_LIMITS, machine
@@ -87,7 +87,7 @@ def _store(job: execution.Job, outcome: results.Result, root: Path) -> tuple[boo
             f"In [{number}] wrote to standard error, which changes from machine to machine: "
             f"{text.strip()[:200]!r}. Prevent it at its source; the file is as it was."
         )
-    about = _about(job, outcome, root)
+    about = _about(job, outcome)
     fresh = with_outputs(job.notebook, executed, about)
     changed = changes(job.notebook, fresh, guard.sanitizer(root))
     new = canonical(fresh)
@@ -130,25 +130,18 @@ def _stderr(notebook: dict) -> tuple[int, str] | None:
     return None
 
 
-def _about(job: execution.Job, outcome: results.Result, root: Path) -> dict:
+def _about(job: execution.Job, outcome: results.Result) -> dict:
     """What the recording measured: it goes into the notebook's metadata under `course`."""
     log = Path(job.environment[ASSET_LOG])
     assets = sorted(set(log.read_text(encoding="utf-8").split())) if log.is_file() else []
     return {
         "assets": assets,
-        "download_mb": round(sum(_archive_bytes(root, assets)) / 1e6),
+        "download_mb": round(sum(describe(name).size for name in assets) / 1e6),
         "fingerprint": fingerprint(job.notebook, job.name),
         "machine": machine("cpu"),
         "peak_mb": outcome.peak_mb,
         "seconds": outcome.seconds,
     }
-
-
-def _archive_bytes(root: Path, names: Sequence[str]) -> list[int]:
-    """Download sizes of assets, from their table."""
-    path = root / "data" / "assets.toml"
-    table = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return [table[name]["size"] for name in names if name in table]
 
 
 def cost_text(about: dict) -> str:
@@ -172,7 +165,10 @@ def with_outputs(source: dict, executed: dict, about: dict) -> dict:
 
 
 def canonical(notebook: dict) -> str:
-    """The one form in which a notebook is committed: nothing in it that changes by itself."""
+    """The one form in which a notebook is committed: nothing in it that changes by itself.
+
+    A recorded notebook's cells are numbered, and its cost cell says what its metadata says.
+    """
     notebook = notebooks.joined(notebook)
     result = {
         "cells": [_canonical_cell(cell, i) for i, cell in enumerate(notebook["cells"])],
@@ -183,12 +179,10 @@ def canonical(notebook: dict) -> str:
     if about := notebook["metadata"].get("course"):
         result["metadata"]["course"] = about
     _make_ids_unique(result["cells"])
-    count = 0
-    for cell in notebooks.code_cells(result):
-        count += bool(notebooks.source_of(cell).strip())
-        _number(cell, count if notebooks.source_of(cell).strip() else None)
-    if about and (cost := notebooks.tagged(result, "cost")):
-        cost["source"] = cost_text(about)
+    if about:
+        _number(notebooks.code_cells(result))
+        if cost := notebooks.tagged(result, "cost"):
+            cost["source"] = cost_text(about)
     return results.dump(result)
 
 
@@ -204,6 +198,7 @@ def _canonical_cell(cell: dict, index: int) -> dict:
     if cell["cell_type"] == "code":
         outputs = (_canonical_output(output) for output in cell.get("outputs", []))
         kept["outputs"] = [output for output in outputs if output]
+        kept["execution_count"] = cell.get("execution_count")
     return kept
 
 
@@ -227,8 +222,13 @@ def _make_ids_unique(cells: list[dict]) -> None:
         seen.add(cell["id"])
 
 
-def _number(cell: dict, count: int | None) -> None:
-    cell["execution_count"] = count
-    for output in cell["outputs"]:
-        if output["output_type"] == "execute_result":
-            output["execution_count"] = count
+def _number(cells: list[dict]) -> None:
+    """Count the code cells 1, 2, …, as running all of them in a new kernel does."""
+    count = 0
+    for cell in cells:
+        empty = not notebooks.source_of(cell).strip()
+        count += not empty
+        cell["execution_count"] = None if empty else count
+        for output in cell["outputs"]:
+            if output["output_type"] == "execute_result":
+                output["execution_count"] = count

@@ -1,0 +1,54 @@
+"""The README's table of notebooks, made from the notebooks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from course_utils.runner import notebooks, results
+from course_utils.runner.display import duration
+from course_utils.runner.opening import badge, repository
+
+BEGIN, END = "<!-- notebooks: written by `course badges` -->", "<!-- end of notebooks -->"
+
+
+def table(root: Path) -> str:
+    """Return the table as markdown: title, minutes, claims, cells exempt from the guard, badge."""
+    owner = repository(root)
+    rows = [_row(path, owner) for path in notebooks.all_notebooks(root)]
+    head = (
+        "| notebook | time on two cores | measures | cells not compared | |\n|---|---|---|---|---|"
+    )
+    return "\n".join([head, *rows])
+
+
+def _row(path: Path, owner: str) -> str:
+    notebook = notebooks.load(path)
+    seconds = notebook["metadata"].get("course", {}).get("seconds")
+    claims = sorted({claim["id"] for claim in results.claims_of(notebook, path.stem)}, key=by_id)
+    title = notebooks.title_of(notebook, path.stem)
+    code = len(notebooks.code_cells(notebook))
+    cells = (
+        f"[{path.stem[:2]} {title}](notebooks/{path.name})",
+        duration(seconds) if seconds else "not recorded",
+        " ".join(claims) or "–",
+        f"{notebooks.exempt_cells(notebook)} of {code}",
+        badge(path.name, owner),
+    )
+    return "| " + " | ".join(cells) + " |"
+
+
+def by_id(id: str) -> tuple[str, int, str]:
+    """Sort key for claim ids: A2 before A10, I8a before I8b."""
+    digits = "".join(character for character in id if character.isdigit())
+    return id[:1], int(digits or 0), id
+
+
+def refreshed(root: Path) -> tuple[str, str] | None:
+    """Return README.md as it is and as it should be; None when it has no place for the table."""
+    path = root / "README.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if BEGIN not in text or END not in text:
+        return None
+    before, rest = text.split(BEGIN, 1)
+    after = rest.split(END, 1)[1]
+    return text, f"{before}{BEGIN}\n{table(root)}\n{END}{after}"
