@@ -35,9 +35,7 @@ class Commands(click.Group):
 ORDER = ("fetch", "run", "check", "record", "claims", "badges", "new", "doctor")
 
 
-@click.group(
-    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
-)
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="llms-measured")
 def main() -> None:
     """LLMs, Measured: fetch, run, record and check the notebooks of the course.
@@ -117,7 +115,11 @@ def check(notebooks: tuple[str, ...], jobs: int) -> None:
 @main.command()
 @click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]...")
 def record(notebooks: tuple[str, ...]) -> None:
-    """Execute notebooks on the CPU and store their outputs to be committed."""
+    """Execute on the CPU and store the outputs.
+
+    No parameters are set. A notebook whose code and outputs are what they were keeps its file, so
+    recording twice leaves no difference.
+    """
     from course_utils.runner.record import record as record_notebooks
 
     sys.exit(record_notebooks(notebooks))
@@ -127,7 +129,10 @@ def record(notebooks: tuple[str, ...]) -> None:
 @click.argument("assets", nargs=-1, metavar="[ASSET]...")
 @click.option("--verify", is_flag=True, help="Hash what is in the cache, and repair it.")
 def fetch(assets: tuple[str, ...], verify: bool) -> None:
-    """Fetch and verify models and data, once; everything after that works offline."""
+    """Fetch and verify models and data, once.
+
+    Everything after that works offline. Without names, all of them.
+    """
     from course_utils.assets import cache_folder, fetch_all
 
     folders = fetch_all(assets or None, verify=verify)
@@ -137,7 +142,10 @@ def fetch(assets: tuple[str, ...], verify: bool) -> None:
 @main.command()
 @click.option("--from", "folder", metavar="DIR", help="Outputs of a run.  [default: notebooks]")
 def claims(folder: str | None) -> None:
-    """Print the ledger of measured claims; exit status 1 when an id stands twice."""
+    """Print the ledger of measured claims.
+
+    Exit status 1 when an id stands twice.
+    """
     from course_utils.runner import display, ledger
     from course_utils.runner.notebooks import find_root
 
@@ -153,7 +161,11 @@ def claims(folder: str | None) -> None:
 @main.command()
 @click.option("--check", is_flag=True, help="Only say what is stale; exit status 1 if anything is.")
 def badges(check: bool) -> None:
-    """Write Colab badges, Colab set-up cells and the README's table of notebooks."""
+    """Refresh badges, Colab cells and README table.
+
+    The Colab badge and set-up cell of each notebook are made from [tool.course] repository in
+    pyproject.toml; the README's table from the notebooks.
+    """
     from course_utils.runner import opening, readme
     from course_utils.runner.notebooks import find_root
 
@@ -171,7 +183,10 @@ def badges(check: bool) -> None:
 @main.command()
 @click.argument("name")
 def new(name: str) -> None:
-    """Start a notebook, such as 17_new_topic, with the standard opening and closing cells."""
+    """Start a notebook from the standard cells.
+
+    NAME is like 17_new_topic.
+    """
     from course_utils.runner.notebooks import find_root
     from course_utils.runner.opening import create
 
@@ -180,7 +195,10 @@ def new(name: str) -> None:
 
 @main.command()
 def doctor() -> None:
-    """Look at everything the course needs and say what to do about what is missing."""
+    """Say what is missing, and the remedy.
+
+    Exit status 1 when there is a problem.
+    """
     from course_utils.runner.doctor import examine
     from course_utils.runner.notebooks import find_root
 

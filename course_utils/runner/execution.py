@@ -150,7 +150,8 @@ class Worker:
             start_new_session=True,  # Ctrl-C is for the runner; it ends its workers itself
         )
         self._send()
-        threading.Thread(target=self._listen, args=(events,), daemon=True).start()
+        self.listener = threading.Thread(target=self._listen, args=(events,), daemon=True)
+        self.listener.start()
 
     def _send(self) -> None:
         order = {
@@ -193,6 +194,14 @@ class Worker:
             with suppress(psutil.NoSuchProcess, ProcessLookupError):
                 process.kill()
         self.process.wait()
+        self.listener.join()
+
+    def close(self) -> None:
+        """Close the pipes and the log of a killed worker."""
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.stdout.close()
+        self.log.close()
 
     def last_words(self) -> str:
         """The last line that the worker wrote to standard error."""
@@ -280,6 +289,7 @@ def _conclude(worker: Worker) -> Result:
     if status != "ok":
         result.failure = locate_failure(notebook, message)
     _store(job, notebook, result)
+    worker.close()
     return result
 
 
@@ -313,6 +323,7 @@ def _store(job: Job, notebook: dict | None, result: Result) -> None:
 
 def _interrupted(worker: Worker) -> Result:
     """A killed worker's result: what it had done stays in its .partial.ipynb."""
+    worker.close()
     result = _result(worker, "interrupted", read_notebook(worker.job.scratch))
     cells = worker.job.cells
     result.failure = Failure(f"interrupted in code cell {worker.cell} of {cells}")
