@@ -426,17 +426,26 @@ SENTIMENT_DOMAINS = {
 }
 
 
+def _resolved(text: str) -> str:
+    """Return the text without HTML entities, of which some in the files are escaped twice."""
+    for _ in range(2):
+        # Entities with their semicolon only: html.unescape alone turns "R&notes" into "R¬es".
+        text = re.sub(r"&#?\w+;", lambda match: html.unescape(match[0]), text)
+    return text
+
+
 def load_sentiment(domain: str = "tweets") -> list[Rated]:
     """Return the rated texts of one domain: tweets, movies, products or editorials.
 
-    HTML entities, which the tweets are full of, are resolved. Source: Hutto and Gilbert (2014).
+    HTML entities are resolved. Raises ValueError for another domain.
+    Source: Hutto and Gilbert (2014).
     """
     if domain not in SENTIMENT_DOMAINS:
         raise ValueError(f"domain is {domain!r}; it must be one of {', '.join(SENTIMENT_DOMAINS)}")
     text = (fetch("sentiment") / SENTIMENT_DOMAINS[domain]).read_text(encoding="utf-8")
     # Not splitlines(): a text may hold the odd control character that it takes for a line's end.
     rows = (line.split("\t") for line in text.split("\n") if line)
-    return [Rated(id, float(rating), html.unescape(words)) for id, rating, words in rows]
+    return [Rated(id, float(rating), _resolved(words)) for id, rating, words in rows]
 
 
 def load_cmudict() -> dict[str, list[list[str]]]:

@@ -386,7 +386,8 @@ def _opened(archive: Path) -> Iterator[OpenMember]:
         ) from error
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise AssetError(
-            f"{archive.name} cannot be read as an archive ({error}); run `course fetch` again"
+            f"{archive.name} cannot be read as an archive ({str(error).splitlines()[0]}), although "
+            "it is what assets.toml names; correct the catalogue"
         ) from error
 
 

@@ -14,6 +14,24 @@ import pytest
 
 from course_utils import assets
 
+ON_REQUEST = {
+    "network": "needs a package index: run it with `pytest -m network`",
+    "slow": "takes more than a minute: run it with `pytest -m slow`",
+}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what a plain run should not need, and say how to run it."""
+    for item in items:
+        for marker, reason in ON_REQUEST.items():
+            if item.get_closest_marker(marker) and marker not in config.getoption("-m"):
+                item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("gpu"):
+            import torch
+
+            if not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
 
 @pytest.fixture(scope="session")
 def smollm2():
