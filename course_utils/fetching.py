@@ -16,7 +16,6 @@ import logging
 import os
 import re
 import shutil
-import ssl
 import subprocess
 import sys
 import tarfile
@@ -31,6 +30,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
+    import ssl
+
     from unearth import Link, PackageFinder
     from unearth.fetchers.sync import PyPIClient
 
@@ -131,6 +132,15 @@ class PipSettings:
         return places
 
 
+def _pip_variables() -> dict[str, str]:
+    """Return the PIP_* variables under the keys that `pip config list` gives them."""
+    return {
+        f":env:.{key[4:].lower().replace('_', '-')}": value
+        for key, value in os.environ.items()
+        if key.startswith("PIP_")
+    }
+
+
 def _pip_configuration() -> dict[str, str]:
     """Return what `pip config list` prints, or the PIP_* variables alone where there is no pip."""
     environment = {**os.environ, "PIP_QUIET": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
@@ -143,11 +153,7 @@ def _pip_configuration() -> dict[str, str]:
         if done.returncode == 0:
             rows = re.findall(r"^([\w:-]+\.[\w-]+)=(['\"].*['\"])$", done.stdout, re.MULTILINE)
             return {key: ast.literal_eval(value) for key, value in rows}
-    return {
-        f":env:.{key[4:].lower().replace('_', '-')}": value
-        for key, value in os.environ.items()
-        if key.startswith("PIP_")
-    }
+    return _pip_variables()
 
 
 def pip_settings() -> PipSettings:
@@ -205,6 +211,8 @@ def _log_of(name: str) -> Iterator[list[str]]:
 
 
 def _tls(settings: PipSettings) -> ssl.SSLContext | bool:
+    import ssl
+
     if not settings.cert and not settings.client_cert:
         return True
     try:

@@ -123,8 +123,10 @@ print([name for name in heavy if name in sys.modules])
 """
 
 
-@pytest.mark.parametrize("module", ["course_utils", "course_utils.assets"])
-def test_import_is_quick_and_light(module):
+@pytest.mark.parametrize(
+    ("module", "limit"), [("course_utils", 0.15), ("course_utils.assets", 0.5)]
+)
+def test_import_is_quick_and_light(module, limit):
     code = IMPORT.format(module=module)
     runs = [
         subprocess.run(
@@ -133,7 +135,7 @@ def test_import_is_quick_and_light(module):
         for _ in range(3)
     ]
     assert {heavy for _, heavy in runs} == {"[]"}
-    assert min(float(seconds) for seconds, _ in runs) < 0.15  # measured 0.001 and 0.05
+    assert min(float(seconds) for seconds, _ in runs) < limit  # measured 0.001 and 0.05
 
 
 # ── the decoder: exact weights ──────────────────────────────────────────────────────────────────
@@ -237,7 +239,7 @@ def test_warm_load_takes_at_most_a_second_and_a_half(smollm2, capfd):
         started = time.perf_counter()
         assets.load_decoder()
         seconds.append(time.perf_counter() - started)
-    assert min(seconds) <= 1.5  # measured 0.17 s
+    assert min(seconds) <= 1.5  # measured 0.17 s, 0.6 s for the first in a process
     # Notebooks store stderr: a bar there would differ on each run.
     assert capfd.readouterr() == ("", "")
 

@@ -60,6 +60,7 @@ def tar(members: dict[str, bytes], links: dict[str, str] | None = None) -> bytes
 
 MEMBERS = {"toy/big.bin": DATA, "toy/sub/note.txt": EXTRA, "toy/__init__.py": b"raise SystemExit"}
 WHEEL = wheel(MEMBERS)
+PIP_CONFIGURATION = fetching._pip_configuration
 
 
 class World:
@@ -136,6 +137,8 @@ def world(tmp_path, monkeypatch) -> World:
     monkeypatch.setenv("PIP_INDEX_URL", world.index.as_uri())
     monkeypatch.setenv("PIP_RETRIES", "0")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    # Starting pip takes most of a second; the tests of the settings and all subprocesses do it.
+    monkeypatch.setattr(fetching, "_pip_configuration", fetching._pip_variables)
     monkeypatch.setenv("COURSE_CACHE", str(world.cache))
     monkeypatch.setenv("COURSE_ASSETS", str(world.catalogue))
     return world
@@ -260,6 +263,7 @@ def test_source_archives_are_unpacked_without_running_them(world, tmp_path):
 
 
 def test_pip_settings_come_from_files_and_variables(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching, "_pip_configuration", PIP_CONFIGURATION)
     file = tmp_path / "pip.conf"
     file.write_text(
         "[global]\nindex-url = https://one.example/simple\ntimeout = 7\n"
@@ -286,6 +290,8 @@ def test_pip_settings_come_from_files_and_variables(world, tmp_path, monkeypatch
 
 
 def test_without_pip_the_variables_alone_count(world, monkeypatch):
+    monkeypatch.setattr(fetching, "_pip_configuration", PIP_CONFIGURATION)
+
     def no_pip(*args, **kwargs):
         return subprocess.CompletedProcess(args, 1, "", "No module named pip")
 
