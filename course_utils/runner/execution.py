@@ -11,8 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -82,32 +81,31 @@ class Progress(Protocol):
     def finished(self, job: Job, result: Result) -> None: ...
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, or a request to end."""
+class Interrupts:
+    """Within it, the first SIGINT or SIGTERM raises KeyboardInterrupt and later ones are ignored.
 
-    def __init__(self, signum: int) -> None:
-        super().__init__()
-        self.signum = signum
+    `signum` is then the signal's number. Only the main thread can do this; others do nothing.
+    """
 
+    WATCHED = (signal.SIGINT, signal.SIGTERM)
 
-@contextmanager
-def interrupts() -> Iterator[None]:
-    """Turn the first SIGINT or SIGTERM into Interrupted and ignore later ones until the end."""
-    watched = (signal.SIGINT, signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self.before: list[Any] = []
 
-    def interrupt(signum: int, frame: object) -> None:
-        for each in watched:
+    def _interrupt(self, signum: int, frame: object) -> None:
+        for each in self.WATCHED:
             signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(signum)
+        self.signum = signum
+        raise KeyboardInterrupt
 
-    before = [signal.signal(each, interrupt) for each in watched]
-    try:
-        yield
-    finally:
-        for each, handler in zip(watched, before, strict=True):
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self.before = [signal.signal(each, self._interrupt) for each in self.WATCHED]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for each, handler in zip(self.WATCHED, self.before, strict=False):
             signal.signal(each, handler)
 
 
@@ -221,8 +219,8 @@ def run(jobs: list[Job], workers: int, timeout: float, progress: Progress) -> li
     """Run the jobs, `workers` at a time, and return a result for each, in the jobs' order.
 
     A notebook that raises, takes longer than `timeout` seconds or loses its kernel does not stop
-    the others. After Interrupted (see `interrupts`) what runs is killed and the rest is not run;
-    their results say so.
+    the others. After KeyboardInterrupt what runs is killed and the rest is not run; their results
+    say so.
     """
     events: queue.Queue = queue.Queue()
     waiting = list(jobs)

@@ -25,7 +25,7 @@ def _row(path: Path, owner: str) -> str:
     notebook = notebooks.load(path)
     seconds = notebook["metadata"].get("course", {}).get("seconds")
     claims = sorted({claim["id"] for claim in results.claims_of(notebook, path.stem)}, key=by_id)
-    title = notebooks.title_of(notebook, path.stem)
+    title = notebooks.title_of(notebook, path.stem).replace("|", "\\|")
     code = len(notebooks.code_cells(notebook))
     cells = (
         f"[{path.stem[:2]} {title}](notebooks/{path.name})",

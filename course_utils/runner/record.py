@@ -43,7 +43,7 @@ def record(
     loaded = {path: notebooks.load(path) for path in paths}
     for path, notebook in loaded.items():
         _require_cost_cell(path, notebook)
-    with execution.interrupts(), tempfile.TemporaryDirectory() as folder:
+    with execution.Interrupts() as interrupts, tempfile.TemporaryDirectory() as folder:
         plan = [_job(path, notebook, Path(folder)) for path, notebook in loaded.items()]
         with display.progress_for(console, len(plan)) as progress:
             outcomes = execution.run(plan, 1, TIME_LIMITS["cpu"], progress)
@@ -52,8 +52,8 @@ def record(
     for outcome, (good, sentence) in zip(outcomes, stored, strict=True):
         mark = "" if good else "[red]"
         console.print(f"{mark}{outcome.notebook}: {sentence}")
-    if any(outcome.status in ("interrupted", "not run") for outcome in outcomes):
-        return 130
+    if interrupts.signum:
+        return 128 + interrupts.signum
     return int(not all(good for good, _ in stored))
 
 

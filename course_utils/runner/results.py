@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.claims import ledger
-from course_utils.runner.notebooks import ADDED_TAGS, exempt_cells, source_of, tags_of
+from course_utils.runner.notebooks import (
+    ADDED_TAGS,
+    UsageError,
+    exempt_cells,
+    source_of,
+    tags_of,
+)
 
 GOOD = ("ok", "kept")
 
@@ -67,6 +73,15 @@ def is_remote(address: str | Path) -> bool:
 def join(folder: str | Path, name: str) -> str:
     """Address of a file in an output folder, local or remote."""
     return f"{str(folder).rstrip('/')}/{name}" if is_remote(folder) else str(Path(folder) / name)
+
+
+def require_store(address: str) -> None:
+    """Raise UsageError when papermill has no store for a remote address, naming those it has."""
+    from papermill.iorw import LocalHandler, papermill_io
+
+    if isinstance(papermill_io.get_handler(address), LocalHandler):
+        known = ", ".join(scheme for scheme, _ in papermill_io._handlers if "://" in scheme)
+        raise UsageError(f"papermill has no store for {address}; it has {known}")
 
 
 def read_text(address: str) -> str:

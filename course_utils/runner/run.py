@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -41,21 +42,20 @@ def run(
     console = console or display.console()
     out = out or str((root or notebooks.find_root()) / "runs" / profile)
     plan = _plan(names, profile, dict(parameters or {}), out, root)
-    interrupted = None
-    with execution.interrupts():
-        done = _kept(plan) if resume else {}
-        todo = [job for job in plan if job.name not in done]
-        try:
+    _prepare(out, plan)
+    with execution.Interrupts() as interrupts:
+        done: dict[str, results.Result] = {}
+        with suppress(KeyboardInterrupt):  # here: before the first notebook, or after the last
+            done = _kept(plan) if resume else {}
+            todo = [job for job in plan if job.name not in done]
             with display.progress_for(console, len(todo)) as progress:
                 limit = timeout or TIME_LIMITS[profile]
                 done |= {r.notebook: r for r in execution.run(todo, jobs, limit, progress)}
-        except execution.Interrupted as error:  # before the first notebook, or after the last
-            interrupted = error.signum
         outcomes = [done.get(job.name) or results.Result(job.name, "not run") for job in plan]
         _write(outcomes, out, profile, parameters or {})
     _tell(console, outcomes, out)
-    if interrupted or any(r.status in ("interrupted", "not run") for r in outcomes):
-        return 128 + (interrupted or 2)
+    if interrupts.signum:
+        return 128 + interrupts.signum
     return int(not all(result.good for result in outcomes))
 
 
@@ -76,20 +76,26 @@ def _plan(
         key = run_key(notebook, path.stem, given)
         output = results.join(out, path.name)
         plan.append(execution.Job(path.stem, path, output, notebook, key, given))
-    if not results.is_remote(out):
-        _prepare(Path(out))
     return plan
 
 
-def _prepare(folder: Path) -> None:
-    """Make the output folder and clear what an interrupted run left."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for partial in folder.glob("*.partial.ipynb"):
+def _prepare(out: str, plan: list[execution.Job]) -> None:
+    """Clear what an interrupted run left, and make sure before hours of work that `out` works."""
+    if results.is_remote(out):
+        results.require_store(out)
+    else:
+        for partial in Path(out).glob("*.partial.ipynb"):
             partial.unlink()
-    except OSError as error:
+    waiting = [results.Result(job.name, "not run") for job in plan]
+    _save(results.as_json(waiting, {}), results.join(out, "claims.json"))
+
+
+def _save(text: str, address: str) -> None:
+    try:
+        results.write_text(text, address)
+    except Exception as error:  # every remote store has its own
         raise notebooks.UsageError(
-            f"can't write to {folder} ({error.strerror}); give another folder with --out"
+            f"can't write {address} ({error}); give another folder with --out"
         ) from error
 
 
@@ -118,8 +124,8 @@ def _write(outcomes: list[results.Result], out: str, profile: str, parameters: d
         "machine": machine(profile),
         "finished": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
-    results.write_text(results.as_json(outcomes, about), results.join(out, "claims.json"))
-    results.write_text(report.render(outcomes, about), results.join(out, "report.html"))
+    _save(results.as_json(outcomes, about), results.join(out, "claims.json"))
+    _save(report.render(outcomes, about), results.join(out, "report.html"))
 
 
 def _tell(console: Console, outcomes: list[results.Result], out: str) -> None:

@@ -67,6 +67,7 @@ def execute(job: dict[str, Any], report: Any) -> dict[str, Any]:
             kernel_manager_class=OwnKernel,
             shutdown_kernel="immediate",
             coalesce_streams=True,
+            autosave_cell_every=30 if "://" in job["output"] else 5,  # seconds
             iopub_timeout=60,
             # An interrupt shows in the output where the cell hung.
             timeout_func=lambda cell: max(1, deadline - time.monotonic()),
