@@ -16,11 +16,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help course test lint unit notebooks lab bench book clean
+.PHONY: help install course test lint unit notebooks lab bench book clean
 
 help:
 	@echo "make course   set up, fetch the models and data, run every notebook, write a report"
 	@echo "make test     set up, then lint, unit tests, and every notebook's output compared"
+	@echo "make install  only the set-up: .venv with the versions of constraints.txt"
 	@echo "make lab      JupyterLab on the notebooks"
 	@echo "make bench    timings against the production libraries"
 	@echo "make book     the course as a web site in build/book"
@@ -29,6 +30,8 @@ help:
 course: $(INSTALLED)
 	@$(BIN)/course fetch </dev/null
 	@$(BIN)/course run --profile cpu --resume </dev/null
+
+install: $(INSTALLED)
 
 test: lint unit notebooks
 
@@ -77,7 +80,7 @@ $(BIN)/python:
 		echo "$(PYTHON) has no venv module. Install it (Debian, Ubuntu: apt install" \
 			"python3-venv) or name another Python: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	@echo "Creating .venv with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing into .venv (the first time this takes some minutes)"
