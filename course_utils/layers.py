@@ -1,0 +1,151 @@
+"""What every network here stands on: the matrix product, and checks of ids and weights.
+
+The product goes through the fastest library that torch carries. For 32-bit floats on a CPU torch
+calls MKL, which on some chips (AMD's with AVX-512) uses half of the vector width. torch also has
+oneDNN, which uses all of it and serves `nn.LSTM` and convolutions, but has no public name for a
+plain product. `linear` calls it by its internal name where that exists and is `F.linear` everywhere
+else: the same numbers, to the rounding of another summation order.
+`torch.backends.mkldnn.enabled = False` makes every product torch's default one again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def _find_onednn() -> Callable | None:
+    """oneDNN's product in this build of torch, or None."""
+    try:
+        return torch.ops.mkldnn._linear_pointwise.default
+    except (AttributeError, RuntimeError):  # an internal name: a build or a release may lack it
+        return None
+
+
+_onednn = _find_onednn()
+
+
+def _onednn_serves(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN can do this product. A single row is left: memory is its limit, not width."""
+    return (
+        _onednn is not None
+        and torch.backends.mkldnn.enabled
+        and x.numel() > x.shape[-1] > 0
+        and weight.numel() > 0
+        and x.dtype == weight.dtype == torch.float32
+        and x.device.type == weight.device.type == "cpu"
+        and type(x) is Tensor
+        and type(weight) in (Tensor, nn.Parameter)
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(weight)
+    )
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + b without a gradient: x (…, n_in), W (n_out, n_in), b (n_out)."""
+    if _onednn_serves(x, weight):
+        return _onednn(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+def outer(grad: Tensor, x: Tensor) -> Tensor:
+    """gradᵀ x, a weight's gradient, from rows grad (N, n_out) and x (N, n_in) -> (n_out, n_in).
+
+    Written so that the smaller of the two is the one that is transposed in memory.
+    """
+    if grad.shape[1] > x.shape[1]:
+        return product(x.t(), grad.t()).t().contiguous()
+    return product(grad.t(), x.t())
+
+
+class _Linear(torch.autograd.Function):
+    """y = x Wᵀ + b, so ∂x = ∂y W, ∂W = ∂yᵀ x, ∂b = Σ ∂y over the rows."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        rows = grad.reshape(-1, grad.shape[-1])  # (…, n_out) -> (N, n_out)
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        return (
+            product(rows, weight.t()).view_as(x) if needs_x else None,
+            outer(rows, x.reshape(-1, x.shape[-1])) if needs_weight else None,
+            rows.sum(0) if needs_bias else None,
+        )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` with its gradient: x (…, n_in), weight (n_out, n_in) -> (…, n_out).
+
+    Differentiable once; ask for `F.linear` where a gradient of a gradient is needed.
+    """
+    if _onednn_serves(x, weight):
+        return _Linear.apply(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` (same parameters, same names) over `linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+# ── checks ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def check_positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} is {size}; it must be at least 1")
+
+
+def check_ids(ids: Tensor, n_symbols: int, name: str = "ids") -> None:
+    """Raise one clear error for ids that are no (B, T) integers below `n_symbols`."""
+    if ids.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"{name} are {ids.dtype}; token ids are integers (use .long())")
+    if ids.ndim != 2 or ids.shape[1] == 0:
+        raise ValueError(
+            f"{name} have shape {tuple(ids.shape)}; give (batch, steps) with at least one step"
+        )
+    if ids.device.type == "cpu" and ids.numel():  # elsewhere looking would stall the device
+        low, high = ids.aminmax()
+        if low < 0 or high >= n_symbols:
+            raise ValueError(
+                f"{name} go from {low} to {high}; the vocabulary is 0 … {n_symbols - 1}"
+            )
+
+
+def copy_weights(
+    model: nn.Module, source: Mapping[str, Tensor], names: Mapping[str, str], origin: str
+) -> None:
+    """Copy `source[names[p]]` into each parameter p of the model, every one of both exactly once.
+
+    Raises ValueError that lists what is missing, left over or of another shape.
+    """
+    wanted = dict(model.named_parameters())
+    problems = [f"no {names[p]} for {p}" for p in names if names[p] not in source]
+    problems += [f"no place for {name}" for name in source if name not in names.values()]
+    problems += [f"{origin} has nothing for our {p}" for p in wanted if p not in names]
+    problems += [f"our model has no {p} for {names[p]}" for p in names if p not in wanted]
+    for p in wanted.keys() & names.keys():
+        if names[p] in source and tuple(source[names[p]].shape) != tuple(wanted[p].shape):
+            got, want = tuple(source[names[p]].shape), tuple(wanted[p].shape)
+            problems.append(f"{names[p]} is {got}, our {p} is {want}")
+    if problems:
+        more = f"; and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise ValueError(f"weights of {origin} do not fit: {'; '.join(problems[:4])}{more}")
+    with torch.no_grad():
+        for p, name in names.items():
+            wanted[p].copy_(torch.as_tensor(source[name]))
