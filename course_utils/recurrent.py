@@ -1,0 +1,702 @@
+"""Recurrent networks from their equations: cells, layers, an encoder–decoder, gradient probes.
+
+Two forms of each network, tested equal:
+
+- plain: `rnn_step`, `lstm_step`, `gru_step` and `run_plain`, one equation a line, one sequence;
+- fast: `Recurrent`, which projects all inputs in one product, computes all gates of a step in one
+  more, skips the padding of shorter sequences, and has its backward pass through time written out.
+
+Shapes: B sequences, T steps, D inputs, H hidden units, G gates, N = sum of the lengths. Weights
+have the layout and the names of `torch.nn.LSTM`: `load_state_dict` moves them either way.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from course_utils.layers import (
+    Linear,
+    check_ids,
+    check_positive,
+    copy_weights,
+    linear,
+    outer,
+    product,
+)
+
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+Weights = tuple[Tensor, Tensor, Tensor, Tensor]  # w_ih (G·H, D), w_hh (G·H, H), b_ih, b_hh (G·H,)
+State = Tensor | tuple[Tensor, Tensor]  # h, or (h, c) for the LSTM
+
+
+# ── cells: one step, as in the papers ─────────────────────────────────────────────────────────────
+
+
+def rnn_step(
+    x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
+) -> Tensor:
+    """h' = tanh(W_ih x + b_ih + W_hh h + b_hh): x (…, D), h (…, H). Elman 1990."""
+    return torch.tanh(F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh))
+
+
+def lstm_step(
+    x: Tensor,
+    state: tuple[Tensor, Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor,
+    b_hh: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """c' = f·c + i·g and h' = o·tanh(c'): x (…, D), state h and c (…, H).
+
+    Gates in torch's order i, f, g, o. Hochreiter & Schmidhuber 1997, with the forget gate of
+    Gers, Schmidhuber & Cummins 2000.
+    """
+    h, c = state
+    i, f, g, o = (F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)).chunk(4, dim=-1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    h = torch.sigmoid(o) * torch.tanh(c)
+    return h, c
+
+
+def gru_step(
+    x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
+) -> Tensor:
+    """h' = (1 − z)·n + z·h with n = tanh(W x + r·(U h)): x (…, D), h (…, H).
+
+    Gates in torch's order r, z, n. Cho et al. 2014, equations 5–8, with the reset gate r applied
+    after the product as in torch and cuDNN (the paper applies it to h before).
+    """
+    x_r, x_z, x_n = F.linear(x, w_ih, b_ih).chunk(3, dim=-1)
+    h_r, h_z, h_n = F.linear(h, w_hh, b_hh).chunk(3, dim=-1)
+    r = torch.sigmoid(x_r + h_r)
+    z = torch.sigmoid(x_z + h_z)
+    n = torch.tanh(x_n + r * h_n)
+    return (1 - z) * n + z * h
+
+
+STEPS = {"rnn": rnn_step, "gru": gru_step, "lstm": lstm_step}
+
+
+def hidden_of(state: State) -> Tensor:
+    """The part of a state that the next layer sees: h."""
+    return state[0] if isinstance(state, tuple) else state
+
+
+def run_plain(kind: str, x: Tensor, weights: Weights, state: State | None = None) -> tuple:
+    """Walk one sequence x (T, D) a step at a time -> outputs (T, H) and the last state."""
+    _check_kind(kind)
+    _check_steps(x.shape[0])
+    if state is None:
+        zero = x.new_zeros(weights[1].shape[1])  # (H,)
+        state = (zero, zero) if kind == "lstm" else zero
+    outputs = []
+    for x_t in x:
+        state = STEPS[kind](x_t, state, *weights)
+        outputs.append(hidden_of(state))
+    return torch.stack(outputs), state
+
+
+def parameter_count(kind: str, d_in: int, d_hidden: int) -> int:
+    """G·(H·D + H² + 2H): an RNN, a GRU and an LSTM of one size are exactly 1 : 3 : 4."""
+    _check_kind(kind)
+    return GATES[kind] * (d_hidden * d_in + d_hidden**2 + 2 * d_hidden)
+
+
+# ── sequences of different length ─────────────────────────────────────────────────────────────────
+
+
+def pack_order(lengths: Tensor, n_steps: int, reverse: bool = False) -> tuple:
+    """In which order to visit the steps of padded sequences so that no padding is computed.
+
+    Sequences are sorted from long to short, so that those alive at step t are the first ones.
+    Returns `order` (B,) of the sequences, `rows` (N,) into the padded batch flattened to (B·T),
+    and the number of sequences alive at each step. `reverse` walks each sequence from its own end.
+    """
+    order = lengths.argsort(descending=True, stable=True)
+    lengths = lengths[order]
+    t = torch.arange(int(lengths.max())).unsqueeze(1)  # (T, 1)
+    alive = t < lengths  # (T, B)
+    step = lengths - 1 - t if reverse else t.expand_as(alive)
+    rows = (order * n_steps + step)[alive]  # (T, B) -> (N,)
+    return order, rows, alive.sum(dim=1).tolist()
+
+
+def _previous(states: Tensor, first: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The state each packed row started from: `first` (B, H), then `states` (N, H) one step on."""
+    ends = states.split(sizes)
+    return torch.cat([first[: sizes[0]], *(e[:n] for e, n in zip(ends, sizes[1:], strict=False))])
+
+
+def _keep_finished(last: Tensor, state: Tensor, n: int, n_next: int) -> None:
+    """Store in `last` (B, H) the states (n, H) of the sequences that do not go on."""
+    if n_next < n:
+        last[n_next:n] = state[n_next:]
+
+
+def _add_finished(grad: Tensor, d_last: Tensor, n: int) -> Tensor:
+    """Going back: the gradient (m, H) grown to n rows by those of sequences that ended here."""
+    return grad if len(grad) == n else torch.cat([grad, d_last[len(grad) : n]])
+
+
+# ── the fast form: forward and backward through time, written out ─────────────────────────────────
+
+
+def _tanh(x: Tensor, out: Tensor) -> Tensor:
+    """tanh. On a CPU torch's sigmoid is 7 times as fast as its tanh: 2σ(2x) − 1."""
+    if x.is_cuda:
+        return torch.tanh(x, out=out)
+    return torch.add(x, x, out=out).sigmoid_().mul_(2.0).sub_(1.0)
+
+
+class _ScanRNN(torch.autograd.Function):
+    """h_t = tanh(a_t + W h_{t−1}) over packed projected inputs a (N, H)."""
+
+    @staticmethod
+    def forward(ctx, inputs: Tensor, w_hh: Tensor, h_0: Tensor, sizes: list[int]) -> tuple:
+        hs, last, h = torch.empty_like(inputs), h_0.clone(), h_0
+        steps = zip(inputs.split(sizes), hs.split(sizes), sizes, [*sizes[1:], 0], strict=True)
+        for a_t, h_t, n, n_next in steps:
+            h = _tanh(product(h[:n], w_hh).add_(a_t), out=h_t)
+            _keep_finished(last, h, n, n_next)
+        ctx.save_for_backward(w_hh, h_0, hs)
+        ctx.sizes = sizes
+        return hs, last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_hs: Tensor, d_last: Tensor) -> tuple:
+        w_hh, h_0, hs = ctx.saved_tensors
+        grads, dh = 1 - hs * hs, d_last[:0]  # tanh' = 1 − tanh²
+        steps = zip(grads.split(ctx.sizes), d_hs.split(ctx.sizes), ctx.sizes, strict=True)
+        for d_a, d_h, n in reversed(list(steps)):
+            dh = _add_finished(dh, d_last, n)
+            d_a.mul_(dh + d_h)
+            dh = product(d_a, w_hh.t())
+        d_w = outer(grads, _previous(hs, h_0, ctx.sizes))
+        return grads, d_w, _add_finished(dh, d_last, len(h_0)), None
+
+
+class _ScanLSTM(torch.autograd.Function):
+    """`lstm_step` over packed projected inputs (N, 4H), the two biases already in them."""
+
+    @staticmethod
+    def forward(
+        ctx, inputs: Tensor, w_hh: Tensor, h_0: Tensor, c_0: Tensor, sizes: list[int]
+    ) -> tuple:
+        gates = torch.empty_like(inputs)
+        hs, cs, tanh_cs = (inputs.new_empty(len(inputs), h_0.shape[1]) for _ in range(3))
+        h, c, last_h, last_c = h_0, c_0, h_0.clone(), c_0.clone()
+        packed = (tensor.split(sizes) for tensor in (inputs, gates, hs, cs, tanh_cs))
+        for a_t, gates_t, h_t, c_t, tanh_c, n, n_next in zip(
+            *packed, sizes, [*sizes[1:], 0], strict=True
+        ):
+            torch.add(a_t, product(h[:n], w_hh), out=gates_t)
+            i, f, g, o = gates_t.chunk(4, dim=1)
+            g.mul_(2.0)
+            gates_t.sigmoid_()  # all four at once, since tanh(g) = 2σ(2g) − 1
+            g.mul_(2.0).sub_(1.0)
+            torch.mul(f, c[:n], out=c_t).addcmul_(i, g)
+            torch.mul(o, _tanh(c_t, out=tanh_c), out=h_t)
+            h, c = h_t, c_t
+            _keep_finished(last_h, h, n, n_next)
+            _keep_finished(last_c, c, n, n_next)
+        ctx.save_for_backward(w_hh, h_0, c_0, gates, hs, cs, tanh_cs)
+        ctx.sizes = sizes
+        return hs, last_h, last_c
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_hs: Tensor, d_last_h: Tensor, d_last_c: Tensor) -> tuple:
+        w_hh, h_0, c_0, gates, hs, cs, tanh_cs = ctx.saved_tensors
+        sizes, batch, three = ctx.sizes, len(h_0), 3 * h_0.shape[1]
+        grads = _lstm_slopes(gates, _previous(cs, c_0, sizes), tanh_cs)
+        _, forget, _, output = gates.chunk(4, dim=1)
+        through = torch.addcmul(output, output * tanh_cs, tanh_cs, value=-1)  # o·(1 − tanh²c)
+        dh, dc = d_last_h[:0], d_last_c[:0]
+        packed = (tensor.split(sizes) for tensor in (grads, d_hs, through, forget))
+        for d_a, d_h, dh_dc, f, n in reversed(list(zip(*packed, sizes, strict=True))):
+            dh = _add_finished(dh, d_last_h, n) + d_h
+            dc = torch.addcmul(_add_finished(dc, d_last_c, n), dh, dh_dc)
+            d_a[:, :three].unflatten(1, (3, -1)).mul_(dc.unsqueeze(1))  # (n, 3, H) · (n, 1, H)
+            d_a[:, three:].mul_(dh)
+            dc.mul_(f)
+            dh = product(d_a, w_hh.t())
+        d_w = outer(grads, _previous(hs, h_0, sizes))
+        dh, dc = _add_finished(dh, d_last_h, batch), _add_finished(dc, d_last_c, batch)
+        return grads, d_w, dh, dc, None
+
+
+def _lstm_slopes(gates: Tensor, c_before: Tensor, tanh_cs: Tensor) -> Tensor:
+    """∂c/∂(i, f, g), ∂h/∂o before the activations (N, 4H): σ' = σ(1 − σ), tanh' = 1 − tanh²."""
+    slopes = torch.empty_like(gates)
+    i, f, g, o = gates.chunk(4, dim=1)
+    d_i, d_f, d_g, d_o = slopes.chunk(4, dim=1)
+    torch.mul(i, g, out=d_i).addcmul_(d_i, i, value=-1)  # g · i(1 − i)
+    torch.mul(f, c_before, out=d_f).addcmul_(d_f, f, value=-1)  # c · f(1 − f)
+    torch.mul(o, tanh_cs, out=d_o).addcmul_(d_o, o, value=-1)  # tanh c · o(1 − o)
+    torch.addcmul(i, i * g, g, value=-1, out=d_g)  # i · (1 − g²)
+    return slopes
+
+
+class _ScanGRU(torch.autograd.Function):
+    """`gru_step` over packed projected inputs (N, 3H)."""
+
+    @staticmethod
+    def forward(
+        ctx, inputs: Tensor, w_hh: Tensor, b_hh: Tensor, h_0: Tensor, sizes: list[int]
+    ) -> tuple:
+        gates = torch.empty_like(inputs)
+        hs, h_ns = (inputs.new_empty(len(inputs), h_0.shape[1]) for _ in range(2))
+        h, last, two = h_0, h_0.clone(), 2 * h_0.shape[1]
+        packed = (tensor.split(sizes) for tensor in (inputs, gates, hs, h_ns))
+        for a_t, gates_t, h_t, h_n, n, n_next in zip(*packed, sizes, [*sizes[1:], 0], strict=True):
+            u = product(h[:n], w_hh, b_hh)
+            h_n.copy_(u[:, two:])
+            torch.add(a_t[:, :two], u[:, :two], out=gates_t[:, :two]).sigmoid_()
+            r, z, new = gates_t.chunk(3, dim=1)
+            _tanh(torch.addcmul(a_t[:, two:], r, h_n), out=new)
+            h = torch.lerp(new, h[:n], z, out=h_t)  # n + z·(h − n)
+            _keep_finished(last, h, n, n_next)
+        ctx.save_for_backward(w_hh, h_0, gates, hs, h_ns)
+        ctx.sizes = sizes
+        return hs, last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, d_hs: Tensor, d_last: Tensor) -> tuple:
+        w_hh, h_0, gates, hs, h_ns = ctx.saved_tensors
+        sizes, before = ctx.sizes, _previous(hs, h_0, ctx.sizes)
+        d_new, d_hidden = _gru_slopes(gates, before, h_ns)
+        dh, update = d_last[:0], gates.chunk(3, dim=1)[1]
+        packed = (tensor.split(sizes) for tensor in (d_new, d_hidden, d_hs, update))
+        for d_n, d_u, d_h, z, n in reversed(list(zip(*packed, sizes, strict=True))):
+            dh = _add_finished(dh, d_last, n) + d_h
+            d_n.mul_(dh)
+            d_u.unflatten(1, (3, -1)).mul_(dh.unsqueeze(1))  # (n, 3, H) · (n, 1, H)
+            dh = product(d_u, w_hh.t()).addcmul_(dh, z)
+        d_inputs = torch.cat([d_hidden[:, : -h_0.shape[1]], d_new], dim=1)
+        d_w, d_b = outer(d_hidden, before), d_hidden.sum(0)
+        return d_inputs, d_w, d_b, _add_finished(dh, d_last, len(h_0)), None
+
+
+def _gru_slopes(gates: Tensor, before: Tensor, h_ns: Tensor) -> tuple[Tensor, Tensor]:
+    """∂h'/∂(W x)_n (N, H) and ∂h'/∂(U h) (N, 3H), gates before their activations."""
+    r, z, n = gates.chunk(3, dim=1)
+    d_hidden = torch.empty_like(gates)
+    d_r, d_z, d_hn = d_hidden.chunk(3, dim=1)
+    d_new = (1 - z) * (1 - n * n)
+    torch.mul(d_new, r, out=d_hn)
+    torch.mul(d_hn, h_ns, out=d_r).addcmul_(d_r, r, value=-1)  # ∂n · h_n · r(1 − r)
+    torch.mul(before - n, z, out=d_z).addcmul_(d_z, z, value=-1)  # (h − n) · z(1 − z)
+    return d_new, d_hidden
+
+
+# ── layers ────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Recurrent(nn.Module):
+    """Layers of RNN, GRU or LSTM over padded batches: the fast form of `run_plain`.
+
+    `kind` is "rnn", "gru" or "lstm". Parameters are named, shaped and initialised as in
+    `torch.nn.LSTM`: uniform in ±1/√H, biases too, so the LSTM's forget gate starts half open
+    (see `set_forget_bias`).
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        d_in: int,
+        d_hidden: int,
+        *,
+        n_layers: int = 1,
+        bidirectional: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_kind(kind)
+        check_positive(d_in=d_in, d_hidden=d_hidden, n_layers=n_layers)
+        self.kind, self.d_in, self.d_hidden = kind, d_in, d_hidden
+        self.n_layers, self.directions = n_layers, 2 if bidirectional else 1
+        rows = GATES[kind] * d_hidden
+        for layer in range(n_layers):
+            width = d_in if layer == 0 else d_hidden * self.directions
+            shapes = {"weight_ih": (rows, width), "weight_hh": (rows, d_hidden)}
+            shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+            for suffix in ("", "_reverse")[: self.directions]:
+                for name, shape in shapes.items():
+                    parameter = nn.Parameter(torch.empty(shape))
+                    self.register_parameter(f"{name}_l{layer}{suffix}", parameter)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every weight and bias from ±1/√H."""
+        bound = 1 / math.sqrt(self.d_hidden)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def weights(self, layer: int = 0, reverse: bool = False) -> Weights:
+        """w_ih, w_hh, b_ih, b_hh of one layer and direction, as the plain steps take them."""
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        return tuple(getattr(self, f"{n}_l{layer}{'_reverse' * reverse}") for n in names)
+
+    def forward(
+        self, x: Tensor, lengths: Tensor | None = None, state: State | None = None
+    ) -> tuple[Tensor, State]:
+        """x (B, T, D), lengths (B,) -> outputs (B, T, H·directions), zero past each length; state.
+
+        A state is h, or (h, c) for the LSTM, each (n_layers·directions, B, H), taken where each
+        sequence ends; a sequence of length 0 keeps its first state. Raises ValueError on sizes that
+        do not fit.
+        """
+        if torch.is_autocast_enabled(x.device.type):  # the scans stay in the weights' own precision
+            with torch.autocast(x.device.type, enabled=False):
+                return self.forward(x.to(self.weight_ih_l0.dtype), lengths, state)
+        self._check_inputs(x)
+        lengths = _check_lengths(lengths, x)
+        firsts = self._first_states(x, state)
+        orders = [pack_order(lengths, x.shape[1], bool(d)) for d in range(self.directions)]
+        lasts = []
+        for layer in range(self.n_layers):
+            outputs = []
+            for reverse in range(self.directions):
+                first = tuple(part[layer * self.directions + reverse] for part in firsts)
+                weights = self.weights(layer, bool(reverse))
+                out, last = _scan(self.kind, x, weights, first, orders[reverse])
+                outputs.append(out)
+                lasts.append(last)
+            x = torch.cat(outputs, dim=-1) if self.directions == 2 else outputs[0]
+        parts = tuple(torch.stack(part) for part in zip(*lasts, strict=True))
+        return x, parts if self.kind == "lstm" else parts[0]
+
+    def _first_states(self, x: Tensor, state: State | None) -> tuple[Tensor, ...]:
+        shape = (self.n_layers * self.directions, x.shape[0], self.d_hidden)
+        if state is None:
+            return (x.new_zeros(shape),) * (2 if self.kind == "lstm" else 1)
+        parts = state if isinstance(state, tuple) else (state,)
+        wanted = "h and c" if self.kind == "lstm" else "h"
+        if len(parts) != len(wanted.split(" and ")) or any(part.shape != shape for part in parts):
+            shapes = ", ".join(str(tuple(part.shape)) for part in parts)
+            raise ValueError(
+                f"the first state has {shapes}; this {self.kind} takes {wanted} {shape}"
+            )
+        return parts
+
+    def _check_inputs(self, x: Tensor) -> None:
+        if x.ndim != 3 or x.shape[2] != self.d_in:
+            raise ValueError(
+                f"inputs have shape {tuple(x.shape)}; this layer takes (batch, steps, {self.d_in})"
+            )
+        if x.dtype != self.weight_ih_l0.dtype:
+            raise ValueError(
+                f"inputs are {x.dtype}, the weights {self.weight_ih_l0.dtype}; convert one of them "
+                "(token ids go through an embedding first)"
+            )
+        _check_steps(x.shape[1])
+
+
+def _scan(
+    kind: str, x: Tensor, weights: Weights, first: tuple[Tensor, ...], packed: tuple
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """One layer, one direction: pack, project all inputs at once, scan, and put back in place."""
+    order, rows, sizes = packed
+    w_ih, w_hh, b_ih, b_hh = weights
+    if not sizes:  # every sequence has length 0
+        return x.new_zeros(*x.shape[:2], w_hh.shape[1]), first
+    order, rows = order.to(x.device), rows.to(x.device)
+    first = tuple(part.index_select(0, order) for part in first)
+    inputs = x.flatten(0, 1).index_select(0, rows)  # (B·T, D) -> (N, D)
+    if kind == "gru":
+        hs, *lasts = _ScanGRU.apply(linear(inputs, w_ih, b_ih), w_hh, b_hh, *first, sizes)
+    else:
+        scan = _ScanLSTM if kind == "lstm" else _ScanRNN
+        hs, *lasts = scan.apply(linear(inputs, w_ih, b_ih + b_hh), w_hh, *first, sizes)
+    outputs = hs.new_zeros(x.shape[0] * x.shape[1], hs.shape[1]).index_copy(0, rows, hs)
+    lasts = tuple(torch.zeros_like(last).index_copy(0, order, last) for last in lasts)
+    return outputs.unflatten(0, x.shape[:2]), lasts  # (B·T, H) -> (B, T, H)
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in GATES:
+        raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(GATES)}")
+
+
+def _check_steps(n_steps: int) -> None:
+    if n_steps == 0:
+        raise ValueError("the sequence has 0 steps; give at least one")
+
+
+def _check_lengths(lengths: Tensor | Sequence[int] | None, x: Tensor) -> Tensor:
+    """Lengths as a CPU tensor (B,), the full number of steps where none are given."""
+    batch, n_steps = x.shape[:2]
+    if batch == 0:
+        raise ValueError("the batch is empty; give at least one sequence")
+    if lengths is None:
+        return torch.full((batch,), n_steps)
+    lengths = torch.as_tensor(lengths).cpu()
+    if lengths.is_floating_point() or lengths.shape != (batch,):
+        raise ValueError(
+            f"lengths have shape {tuple(lengths.shape)} and dtype {lengths.dtype}; "
+            f"give one integer for each of the {batch} sequences"
+        )
+    if lengths.min() < 0 or lengths.max() > n_steps:
+        raise ValueError(
+            f"lengths go from {lengths.min()} to {lengths.max()}; the batch has {n_steps} steps"
+        )
+    return lengths
+
+
+# ── gradients through time ────────────────────────────────────────────────────────────────────────
+
+
+def state_jacobians(kind: str, x: Tensor, weights: Weights, state: State | None = None) -> Tensor:
+    """∂s_t/∂s_{t−1} at every step of one sequence x (T, D) -> (T, S, S).
+
+    The state s is h, or h and c one after the other for the LSTM: S is H or 2H.
+    """
+    n_hidden = weights[1].shape[1]
+    size = 2 * n_hidden if kind == "lstm" else n_hidden
+    if state is None:
+        state = x.new_zeros(size)
+    elif isinstance(state, tuple):
+        state = torch.cat(state)
+
+    def step(x_t: Tensor, s: Tensor) -> Tensor:  # the state as one vector in and out
+        parts = STEPS[kind](x_t, s.split(n_hidden) if kind == "lstm" else s, *weights)
+        return torch.cat(parts) if kind == "lstm" else parts
+
+    with torch.no_grad():
+        before = []
+        for x_t in x:
+            before.append(state)
+            state = step(x_t, state)
+        return torch.vmap(torch.func.jacrev(step, argnums=1))(x, torch.stack(before))
+
+
+def gradient_flow(
+    kind: str, x: Tensor, weights: Weights, state: State | None = None, part: str = "h"
+) -> Tensor:
+    """‖∂s_T/∂s_t‖₂ for t = 0 … T over one sequence x (T, D) -> (T + 1,), the last one being 1.
+
+    The largest factor by which a small change of the state at step t arrives at the last step:
+    a product of T − t Jacobians. `part` is "h", or "c" for the LSTM's cell (every path counts, also
+    those that leave the part and come back). Pascanu, Mikolov & Bengio 2013, equation 5.
+    """
+    _check_kind(kind)
+    _check_steps(x.shape[0])
+    parts = ("h", "c") if kind == "lstm" else ("h",)
+    if part not in parts:
+        raise ValueError(f"part is {part!r}; a {kind} has {' and '.join(parts)}")
+    n_hidden = weights[1].shape[1]
+    rows = slice(n_hidden, None) if part == "c" else slice(n_hidden)
+    jacobians = state_jacobians(kind, x, weights, state)
+    path = torch.eye(jacobians.shape[1], dtype=x.dtype, device=x.device)
+    norms = [torch.linalg.matrix_norm(path[rows, rows], ord=2)]
+    for jacobian in jacobians.flip(0):
+        path = path @ jacobian
+        norms.append(torch.linalg.matrix_norm(path[rows, rows], ord=2))
+    return torch.stack(norms[::-1])
+
+
+def spectral_radius(weight: Tensor) -> float:
+    """Largest |eigenvalue| of a square matrix."""
+    return torch.linalg.eigvals(weight.detach().double()).abs().max().item()
+
+
+@torch.no_grad()
+def set_spectral_radius(weight: Tensor, radius: float) -> None:
+    """Scale a recurrent weight (H, H) in place so that its largest |eigenvalue| is `radius`."""
+    if weight.ndim != 2 or weight.shape[0] != weight.shape[1]:
+        raise ValueError(f"the weight is {tuple(weight.shape)}; a spectral radius needs it square")
+    weight.mul_(radius / spectral_radius(weight))
+
+
+@torch.no_grad()
+def set_forget_bias(layer: nn.Module, value: float) -> None:
+    """Set the LSTM's forget-gate bias (the sum of its two vectors) to `value`, in place.
+
+    Works on `Recurrent` and `nn.LSTM`; neither starts at 1. Gers et al. 2000;
+    Jozefowicz, Zaremba & Sutskever 2015 recommend 1.
+    """
+    biases = {n: p for n, p in layer.named_parameters() if n.startswith("bias_")}
+    if not biases or len(layer.weight_hh_l0) != 4 * layer.weight_hh_l0.shape[1]:
+        raise ValueError(f"{type(layer).__name__} has no forget gate; give an LSTM")
+    for name, bias in biases.items():
+        bias.chunk(4)[1].fill_(value if name.startswith("bias_ih") else 0.0)
+
+
+@torch.no_grad()
+def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
+    """Shrink all gradients by one factor so that their joint 2-norm is at most `max_norm`.
+
+    Returns the norm before. Pascanu, Mikolov & Bengio 2013, algorithm 1.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"max_norm is {max_norm}; it must be above 0")
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norm = math.sqrt(sum(grad.double().square().sum().item() for grad in grads))
+    if norm > max_norm:
+        for grad in grads:
+            grad.mul_(max_norm / norm)
+    return norm
+
+
+def recall_batch(
+    batch: int, delay: int, n_symbols: int, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """The memory probe: a symbol, then `delay` distractors; which symbol was first?
+
+    Returns ids (batch, delay + 1) and targets (batch,), the first id. Symbols are 0 … n − 1 and
+    distractors n … 2n − 1 for n = n_symbols, so that guessing scores 1/n.
+    """
+    check_positive(batch=batch, n_symbols=n_symbols)
+    if delay < 0:
+        raise ValueError(f"delay is {delay}; it must be 0 or more")
+    ids = torch.randint(n_symbols, 2 * n_symbols, (batch, delay + 1), generator=generator)
+    ids[:, 0] = torch.randint(n_symbols, (batch,), generator=generator)
+    return ids, ids[:, 0].clone()
+
+
+# ── encoder–decoder ───────────────────────────────────────────────────────────────────────────────
+
+
+class RecurrentSeq2Seq(nn.Module):
+    """One recurrent net reads the source, another writes the target, with or without attention.
+
+    Without, all the decoder knows of the source is the encoder's last state (Sutskever, Vinyals &
+    Le 2014; Cho et al. 2014). With, each output also sees a weighted sum of all the encoder's
+    outputs (Luong, Pham & Manning 2015, equations 5–8 with the "general" score, without input
+    feeding, so that training needs no loop beyond the recurrence itself).
+    """
+
+    def __init__(
+        self,
+        n_source: int,
+        n_target: int,
+        *,
+        d_model: int = 256,
+        d_hidden: int = 256,
+        kind: str = "gru",
+        n_layers: int = 1,
+        bidirectional: bool = False,
+        attention: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if bidirectional and d_hidden % 2:
+            raise ValueError(f"d_hidden is {d_hidden}; two directions share it, so make it even")
+        self.kind, self.directions = kind, 2 if bidirectional else 1
+        self.source_embedding = nn.Embedding(n_source, d_model)
+        self.target_embedding = nn.Embedding(n_target, d_model)
+        each = d_hidden // self.directions
+        self.encoder = Recurrent(
+            kind, d_model, each, n_layers=n_layers, bidirectional=bidirectional
+        )
+        self.decoder = Recurrent(kind, d_model, d_hidden, n_layers=n_layers)
+        self.score = Linear(d_hidden, d_hidden, bias=False) if attention else None
+        self.combine = Linear(2 * d_hidden, d_hidden, bias=False) if attention else None
+        self.out = Linear(d_hidden, n_target)
+        self.dropout = nn.Dropout(dropout)
+
+    def encode(self, source: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, State]:
+        """Source ids (B, S) -> outputs (B, S, H), which of them are real (B, S), last state."""
+        check_ids(source, self.source_embedding.num_embeddings, "source ids")
+        embedded = self.dropout(self.source_embedding(source))
+        lengths = _check_lengths(lengths, source)
+        outputs, state = self.encoder(embedded, lengths)
+        real = torch.arange(source.shape[1]) < lengths.unsqueeze(1)  # (B, S)
+        return outputs, real.to(source.device), self._for_decoder(state)
+
+    def _for_decoder(self, state: State) -> State:
+        """Both directions side by side: (L·2, B, H/2) -> (L, B, H)."""
+        if self.directions == 1:
+            return state
+        parts = state if isinstance(state, tuple) else (state,)
+        parts = [p.unflatten(0, (-1, 2)).transpose(1, 2).flatten(2) for p in parts]
+        return tuple(parts) if isinstance(state, tuple) else parts[0]
+
+    def attend(self, h: Tensor, memory: Tensor, real: Tensor) -> Tensor:
+        """Weights of each output h (B, T, H) over the memory (B, S, H) -> (B, T, S).
+
+        score = hᵀ W m; positions that are not `real` get weight 0, and a source with none gets
+        all zeros.
+        """
+        scores = self.score(h) @ memory.transpose(1, 2)  # (B, T, H) (B, H, S) -> (B, T, S)
+        scores = scores.masked_fill(~real.unsqueeze(1), torch.finfo(scores.dtype).min)
+        return scores.softmax(dim=-1) * real.unsqueeze(1)
+
+    def decode(
+        self, target: Tensor, memory: Tensor, real: Tensor, state: State
+    ) -> tuple[Tensor, State]:
+        """Target ids so far (B, T) and the state before them -> logits (B, T, V), state after."""
+        check_ids(target, self.target_embedding.num_embeddings, "target ids")
+        h, state = self.decoder(self.dropout(self.target_embedding(target)), state=state)
+        if self.score is not None:
+            context = self.attend(h, memory, real) @ memory  # (B, T, S) (B, S, H) -> (B, T, H)
+            h = torch.tanh(self.combine(torch.cat([context, h], dim=-1)))
+        return self.out(self.dropout(h)), state
+
+    def forward(self, source: Tensor, target: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Source ids (B, S) with lengths (B,) and target ids (B, T) -> logits (B, T, V)."""
+        return self.decode(target, *self.encode(source, lengths))[0]
+
+    @torch.no_grad()
+    def greedy(
+        self,
+        source: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        start: int,
+        stop: int,
+        max_new: int,
+    ) -> list[list[int]]:
+        """The likeliest next id, again and again: ids of each sequence, without start and stop."""
+        memory, real, state = self.encode(source, lengths)
+        last = torch.full((len(source), 1), start, device=source.device)
+        written = []
+        alive = torch.ones(len(source), dtype=torch.bool, device=source.device)
+        while len(written) < max_new and alive.any():
+            logits, state = self.decode(last, memory, real, state)
+            last = logits.argmax(dim=-1)  # (B, 1)
+            alive &= last[:, 0] != stop
+            written.append(last[:, 0])
+        rows = torch.stack(written, dim=1).tolist() if written else [[] for _ in source]
+        return [row[: row.index(stop)] if stop in row else row for row in rows]
+
+    @torch.no_grad()
+    def next_logits(self, source: Tensor, lengths: Tensor | None = None) -> Callable:
+        """For search: a function from prefixes (N, T) over one source (1, S) to logits (N, V)."""
+        memory, real, state = self.encode(source, lengths)
+
+        @torch.no_grad()
+        def logits_after(ids: Tensor) -> Tensor:
+            rows = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
+            parts = state if isinstance(state, tuple) else (state,)
+            first = tuple(part[:, rows] for part in parts)
+            first = first if isinstance(state, tuple) else first[0]
+            return self.decode(ids, memory[rows], real[rows], first)[0][:, -1]
+
+        return logits_after
+
+
+def load_g2p_weights(model: RecurrentSeq2Seq, arrays: Mapping[str, Tensor]) -> None:
+    """Put g2p_en's weights (29 graphemes, 74 phonemes, GRU 256) into a model without attention.
+
+    Raises ValueError when a name is missing, left over or of another size.
+    """
+    names = {
+        "source_embedding.weight": "enc_emb",
+        "target_embedding.weight": "dec_emb",
+        "out.weight": "fc_w",
+        "out.bias": "fc_b",
+    }
+    for ours, theirs in (("encoder", "enc"), ("decoder", "dec")):
+        for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            short = part.replace("weight", "w").replace("bias", "b")
+            names[f"{ours}.{part}_l0"] = f"{theirs}_{short}"
+    copy_weights(model, arrays, names, "g2p_en")
