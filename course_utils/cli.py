@@ -118,11 +118,15 @@ def record(notebooks: tuple[str, ...]) -> None:
     """Execute on the CPU and store the outputs.
 
     No parameters are set. A notebook whose code and outputs are what they were keeps its file, so
-    recording twice leaves no difference.
+    recording twice leaves no difference. The README's table of notebooks is brought up to date.
     """
+    from course_utils.runner import readme
+    from course_utils.runner.notebooks import find_root
     from course_utils.runner.record import record as record_notebooks
 
-    sys.exit(record_notebooks(notebooks))
+    status = record_notebooks(notebooks)
+    readme.refresh(find_root())
+    sys.exit(status)
 
 
 @main.command()
@@ -171,10 +175,8 @@ def badges(check: bool) -> None:
 
     root = find_root()
     stale = [path.name for path in (opening.stale(root) if check else opening.refresh(root))]
-    if (texts := readme.refreshed(root)) and texts[0] != texts[1]:
+    if readme.is_stale(root) if check else readme.refresh(root):
         stale.append("README.md")
-        if not check:
-            (root / "README.md").write_text(texts[1], encoding="utf-8")
     for name in stale:
         click.echo(f"{name}: {'stale; run course badges' if check else 'refreshed'}")
     sys.exit(bool(stale) and check)

@@ -37,6 +37,8 @@ def check(names: Sequence[str] = (), *, jobs: int = 1, root: Path | None = None)
         return 0
     jobs = min(jobs, len(paths))
     command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--quiet"]
+    # Named, because for a notebook elsewhere pytest would look for settings there.
+    command += ["--config-file", str(root / "pyproject.toml")]
     command += ["--numprocesses", str(jobs), "--dist", "loadfile"] if jobs > 1 else []
     command += [] if sys.stdout.isatty() else ["--color=no"]
     environment = kernel_environment(jobs)

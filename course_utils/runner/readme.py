@@ -52,3 +52,17 @@ def refreshed(root: Path) -> tuple[str, str] | None:
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
     return text, f"{before}{BEGIN}\n{table(root)}\n{END}{after}"
+
+
+def is_stale(root: Path) -> bool:
+    """Whether README.md has a table and it is not the current one."""
+    texts = refreshed(root)
+    return texts is not None and texts[0] != texts[1]
+
+
+def refresh(root: Path) -> bool:
+    """Rewrite the README's table if it is stale; return whether it was."""
+    stale = is_stale(root)
+    if stale:
+        results.write_text(refreshed(root)[1], str(root / "README.md"))
+    return stale
