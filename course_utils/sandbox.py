@@ -127,7 +127,7 @@ def _run(
     reading, writing = os.pipe()
     settings = (writing, ",".join(layers), seconds, memory_mb, output_limit, seed)
     try:
-        child = _start([*map(str, settings), entry, ",".join(load)], writing)
+        child = _start([*map(str, settings), entry, ",".join(load), str(os.getpid())], writing)
     except OSError as error:
         os.close(reading)
         raise SandboxError(f"cannot start {sys.executable}: {error}") from error

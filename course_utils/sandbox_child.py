@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-LAYERS = ("language", "audit", "limits", "user", "namespaces", "seccomp")
+LAYERS = ("language", "audit", "user", "namespaces", "limits", "parent", "seccomp")
 PROGRAM = "<program>"
 VALUE = "<value>"  # no program can spell this name
 MAX_DEPTH = 50
@@ -224,12 +224,11 @@ def _plain_fields(text: str) -> bool:
 # ── giving things up ──────────────────────────────────────────────────────────────────────────
 
 
-def limit(seconds: float, memory_mb: int, libc: Any) -> None:
+def limit(seconds: float, memory_mb: int) -> None:
     """Set what the kernel enforces on this process; a limit it does not know is passed over.
 
     No new file descriptor of any kind, nothing written to a file, no child process or thread,
-    CPU time to the hundredth of a second (the timer's signal kills) and address space; on Linux
-    also death together with the parent.
+    CPU time to the hundredth of a second (the timer's signal kills) and address space.
     """
     import resource as r
     from _signal import ITIMER_PROF, setitimer
@@ -240,9 +239,14 @@ def limit(seconds: float, memory_mb: int, libc: Any) -> None:
         kind = getattr(r, f"RLIMIT_{name}", None)
         _attempt(lambda kind=kind, value=value: r.setrlimit(kind, (value, value)))
     setitimer(ITIMER_PROF, seconds)
-    if libc:
-        set_parent_death_signal, sigkill = 1, 9
-        libc.prctl(set_parent_death_signal, sigkill, 0, 0, 0)
+
+
+def die_with_parent(libc: Any, parent: int) -> None:
+    """Ask to be killed when the parent dies, and end at once if it has died already."""
+    set_parent_death_signal, sigkill = 1, 9
+    libc.prctl(set_parent_death_signal, sigkill, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def drop_user() -> None:
@@ -335,13 +339,16 @@ def forbid_events(report: Callable[..., None]) -> Callable[[], None]:
     return lambda: over.append(True)
 
 
-def lock_up(layers: set[str], seconds: float, memory_mb: int, answer: int) -> list[str]:
+def lock_up(
+    layers: set[str], seconds: float, memory_mb: int, answer: int, parent: int
+) -> list[str]:
     """Give up everything but memory, standard output and the answer; return what took effect."""
     libc = _load_what_locking_needs()
     steps: list[tuple[str, Callable[[], None]]] = [
         ("user", drop_user),
         ("namespaces", lambda: leave_namespaces(libc)),
-        ("limits", lambda: limit(seconds, memory_mb, libc)),
+        ("limits", lambda: limit(seconds, memory_mb)),
+        ("parent", lambda: die_with_parent(libc, parent)),
         ("seccomp", lambda: filter_calls(libc, (1, answer))),
     ]
     return [name for name, step in steps if name in layers and _attempt(step) is not False]
@@ -472,7 +479,7 @@ def main(arguments: list[str]) -> None:
     """Run the program that stands on standard input.
 
     Arguments: answer descriptor, layers, CPU seconds, megabytes, characters, seed, entry,
-    modules to load (for tests without the language layer).
+    modules to load (for tests without the language layer), the parent's process id.
     """
     answer, layers = int(arguments[0]), set(arguments[1].split(","))
     seconds, memory_mb, room = float(arguments[2]), int(arguments[3]), int(arguments[4])
@@ -482,7 +489,7 @@ def main(arguments: list[str]) -> None:
     for name in filter(None, arguments[7].split(",")):
         __import__(name)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    held = lock_up(layers, seconds, memory_mb, answer)
+    held = lock_up(layers, seconds, memory_mb, answer, int(arguments[8]))
     state = {"held": ",".join(held)}
     watch_ends = _nothing
     try:
