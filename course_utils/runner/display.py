@@ -8,6 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from course_utils.runner.execution import Job
 from course_utils.runner.results import Result
@@ -143,14 +144,30 @@ def print_failures(out: Console, results: list[Result]) -> None:
         out.print(failure.error, markup=False, style="red")
 
 
+def measured_values(claim: dict) -> list[tuple[str, str]]:
+    """Names and values of what a claim measured, for people; reals to three digits."""
+    return [(name.replace("_", " "), _shown(value)) for name, value in claim["values"].items()]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(_shown(item) for item in value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return str(value)
+
+
 def claims_table(claims: list[dict]) -> Table:
-    """The ledger as a table: id, notebook, verdict, statement."""
+    """The ledger as a table: id, notebook, verdict, statement and what was measured."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("claim", no_wrap=True)
     table.add_column("notebook", no_wrap=True)
     table.add_column("verdict")
     table.add_column("statement")
     for claim in claims:
-        verdict = claim["verdict"] if claim["holds"] else f"[red]{claim['verdict']}[/]"
-        table.add_row(claim["id"], claim["notebook"], verdict, claim["text"])
+        verdict = f"{claim['verdict']} {claim.get('condition', '')}".strip()
+        values = " · ".join(f"{name} {value}" for name, value in measured_values(claim))
+        statement = Text.assemble(claim["text"], (f"\n{values}" if values else "", "dim"))
+        style = "" if claim["holds"] else "red"
+        table.add_row(claim["id"], claim["notebook"], Text(verdict, style), statement)
     return table

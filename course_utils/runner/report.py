@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 from typing import Any
 
-from course_utils.runner.display import duration, memory
+from course_utils.runner.display import duration, measured_values, memory
 from course_utils.runner.results import Result
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -59,16 +58,8 @@ def terminal(text: str) -> Any:
 
 
 def shown_values(claim: dict) -> Any:
-    """A claim's measured values on one line; reals to three digits."""
-    from markupsafe import Markup
+    """A claim's measured values on one line."""
+    from markupsafe import Markup, escape
 
-    pairs = (f"{name.replace('_', ' ')} <b>{_shown(v)}</b>" for name, v in claim["values"].items())
+    pairs = (f"{escape(name)} <b>{escape(value)}</b>" for name, value in measured_values(claim))
     return Markup(" · ".join(pairs))
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(_shown(item) for item in value)
-    if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return html.escape(str(value))

@@ -40,6 +40,7 @@ def run(
     parameter or profile before anything runs.
     """
     console = console or display.console()
+    profile = str((parameters or {}).get("PROFILE", profile))
     out = out or str((root or notebooks.find_root()) / "runs" / profile)
     plan = _plan(names, profile, dict(parameters or {}), out, root)
     _prepare(out, plan)
