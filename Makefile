@@ -1,12 +1,16 @@
 # Two commands are enough: `make course` runs the course, `make test` checks it. `make help` lists all.
 PYTHON ?= python3
-# Notebooks checked at once; each kernel gets (cores / JOBS) threads through OMP_NUM_THREADS.
+# Test files and notebooks at once. They share the cores: each process, and each notebook's kernel,
+# computes with (cores / JOBS) threads, which it is told through OMP_NUM_THREADS.
 JOBS ?= 2
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 INSTALLED_BOOK := .venv/.installed-book
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+SHARE = $$($(BIN)/python -c 'from course_utils.profiles import threads as t; \
+	print(max(1, t() // $(JOBS)))')
 
 # Everything needed is fetched beforehand: no library may ask the model hub for anything.
 export HF_HUB_OFFLINE := 1
@@ -43,7 +47,8 @@ lint: $(INSTALLED)
 
 unit: $(INSTALLED)
 	@$(BIN)/course fetch </dev/null
-	@$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist loadfile </dev/null
+	@OMP_NUM_THREADS=$(SHARE) \
+		$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist loadfile </dev/null
 
 notebooks: $(INSTALLED)
 	@$(BIN)/course fetch </dev/null

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -278,6 +279,17 @@ def test_a_worker_that_cannot_start_says_why(tmp_path: Path, monkeypatch) -> Non
     assert result.status == "failed"
     assert "worker process ended unexpectedly" in result.failure.error
     assert result.failure.place() == "before the first cell"
+
+
+def test_a_full_disk_fails_the_notebook_with_its_reason(tmp_path: Path, monkeypatch) -> None:
+    def full(text: str, address: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(execution, "write_text", full)
+    result = _run_one(tmp_path, "1")
+    assert result.status == "failed"
+    assert "No space left on device); make room, or give another folder" in result.failure.error
+    assert (tmp_path / "00_x.partial.ipynb").exists()  # what papermill had written stays
 
 
 def test_an_output_cut_short_is_not_resumed_from(tmp_path: Path) -> None:

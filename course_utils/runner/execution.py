@@ -314,7 +314,14 @@ def _store(job: Job, notebook: dict | None, result: Result) -> None:
         "peak_mb": result.peak_mb,
         "parameters": job.parameters,
     }
-    write_text(dump(notebook), job.output)
+    try:
+        write_text(dump(notebook), job.output)
+    except Exception as error:  # a full disk, or whatever a remote store raises
+        result.status = "failed"
+        result.failure = Failure(
+            f"can't write {job.output} ({error}); make room, or give another folder with --out"
+        )
+        return
     if job.scratch != job.output:
         Path(job.scratch).unlink(missing_ok=True)
 
