@@ -91,6 +91,17 @@ def test_linear_module_loads_torchs():
     assert isinstance(ours, nn.Linear)  # what looks for nn.Linear (LoRA, quantizers) finds it
 
 
+def test_quicken_changes_no_number():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 2))
+    x, state = draw(5, 6), model.state_dict()
+    before = model(x)
+    assert layers.quicken(model) == 2
+    assert layers.quicken(model) == 0
+    torch.testing.assert_close(model(x), before)
+    assert model.state_dict().keys() == state.keys()
+
+
 @pytest.mark.parametrize(
     ("ids", "error", "message"),
     [
