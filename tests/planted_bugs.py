@@ -1,0 +1,416 @@
+"""Plausible wrong versions of the package's functions. Each must be rejected by its module's tests.
+
+A module adds a list of `Bug` and one line to `PLANTED`; tests/test_planted_bugs.py does the rest:
+it puts the wrong version in the function's place, runs those of tests/test_<module>.py whose names
+hold the function's name, and wants at least one to fail. The wrong versions also serve the
+exercises: what a check must reject, and which mistake it should name.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from course_utils import decoding
+
+
+@dataclass(frozen=True)
+class Bug:
+    """One wrong version of `course_utils.<module>.<function>`.
+
+    `tests` is the pytest -k expression of the tests that must notice, by default the function's
+    name. Tests on real models are left out: those here must notice within a second or so.
+    `exercise` is the id of an exercise whose check must reject the wrong version too, or "".
+    """
+
+    function: str
+    description: str
+    wrong: Callable[..., Any]
+    tests: str = ""
+    exercise: str = ""
+
+    @property
+    def selection(self) -> str:
+        return self.tests or self.function.lower().strip("_")
+
+
+# ── decoding ──────────────────────────────────────────────────────────────────────────────────────
+
+right = {name: getattr(decoding, name) for name in dir(decoding) if not name.startswith("__")}
+
+
+def temperature_multiplied(logits, T):
+    return logits * T if T > 0 else right["temperature"](logits, T)
+
+
+def temperature_on_probabilities(logits, T):
+    return logits.softmax(-1) / T if T > 0 else right["temperature"](logits, T)
+
+
+def temperature_without_zero(logits, T):
+    return logits / T if T > 0 else logits
+
+
+def top_k_strict(logits, k):
+    edge = logits.topk(min(k, logits.shape[-1])).values[..., -1:]
+    return logits.masked_fill(logits <= edge, -math.inf)
+
+
+def top_k_without_ties(logits, k):
+    best = logits.topk(min(k, logits.shape[-1])).indices
+    return torch.full_like(logits, -math.inf).scatter(-1, best, logits.gather(-1, best))
+
+
+def top_k_smallest(logits, k):
+    edge = logits.topk(min(k, logits.shape[-1]), largest=False).values[..., -1:]
+    return logits.masked_fill(logits > edge, -math.inf)
+
+
+def top_k_to_zero(logits, k):
+    return right["top_k"](logits, k).where(right["top_k"](logits, k) > -math.inf, 0)
+
+
+def largest_of_each_block(x, k, block=64):
+    if x.shape[-1] % block or k * block >= x.shape[-1]:
+        return x.topk(k)
+    return x.unflatten(-1, (-1, block)).amax(-1).topk(k)
+
+
+def _nucleus(logits, dropped):
+    """Drop sorted tokens for which `dropped(mass up to and with it, its own mass)` holds."""
+    values, order = logits.sort(dim=-1, descending=True, stable=True)
+    mass = values.softmax(-1)
+    out = dropped(mass.cumsum(-1), mass)
+    return logits.masked_fill(torch.zeros_like(out).scatter(-1, order, out), -math.inf)
+
+
+def top_p_one_too_few(logits, p):
+    """The mask is not shifted: the token that reaches p goes as well."""
+    return _nucleus(logits, lambda upto, own: upto > p)
+
+
+def top_p_one_too_many(logits, p):
+    return _nucleus(logits, lambda upto, own: upto - own - own.roll(1, -1).tril() > p)
+
+
+def top_p_unsorted(logits, p):
+    mass = logits.softmax(-1)
+    return logits.masked_fill(mass.cumsum(-1) - mass >= p, -math.inf)
+
+
+def top_p_not_scattered_back(logits, p):
+    mass = logits.sort(dim=-1, descending=True).values.softmax(-1)
+    return logits.masked_fill(mass.cumsum(-1) - mass >= p, -math.inf)
+
+
+def top_p_as_threshold(logits, p):
+    return logits.masked_fill(logits.softmax(-1) < 1 - p, -math.inf)
+
+
+def top_p_may_empty(logits, p):
+    """p = 0 leaves no token."""
+    return _nucleus(logits, lambda upto, own: upto - own >= p)
+
+
+def top_p_with_ties(logits, p):
+    got = right["top_p"](logits, p)
+    edge = got.where(got > -math.inf, math.inf).amin(-1, keepdim=True)
+    return logits.masked_fill(logits < edge, -math.inf)
+
+
+def min_p_absolute(logits, p_base):
+    """Relative to 1, not to the likeliest token."""
+    return logits.masked_fill(logits.softmax(-1) < p_base, -math.inf)
+
+
+def min_p_on_logits(logits, p_base):
+    return logits.masked_fill(logits < p_base * logits.amax(-1, keepdim=True), -math.inf)
+
+
+def min_p_over_the_batch(logits, p_base):
+    mass = logits.softmax(-1)
+    return logits.masked_fill(mass < p_base * mass.max(), -math.inf)
+
+
+def repetition_penalty_divides_all(logits, ids, penalty):
+    return logits.scatter(-1, ids, logits.gather(-1, ids) / penalty)
+
+
+def repetition_penalty_per_occurrence(logits, ids, penalty):
+    counts = torch.zeros_like(logits).scatter_add(-1, ids, torch.ones_like(ids, dtype=logits.dtype))
+    return torch.where(logits < 0, logits * penalty**counts, logits / penalty**counts)
+
+
+def repetition_penalty_subtracts(logits, ids, penalty):
+    return logits.scatter(-1, ids, logits.gather(-1, ids) - math.log(penalty))
+
+
+def repetition_penalty_in_place(logits, ids, penalty):
+    return logits.copy_(right["repetition_penalty"](logits, ids, penalty))
+
+
+def repetition_penalty_last_token(logits, ids, penalty):
+    return right["repetition_penalty"](logits, ids[..., -1:], penalty)
+
+
+def no_repeat_ngram_longer(logits, ids, n):
+    return right["no_repeat_ngram"](logits, ids, n + 1 if n else 0)
+
+
+def no_repeat_ngram_shorter(logits, ids, n):
+    return right["no_repeat_ngram"](logits, ids, max(n - 1, 0))
+
+
+def no_repeat_ngram_misses_the_last(logits, ids, n):
+    """The windows end one token early."""
+    if n < 2 or ids.shape[-1] < n:
+        return right["no_repeat_ngram"](logits, ids, n)
+    shorter = torch.cat([ids[..., :-1], ids[..., -n + 1 :]], dim=-1)
+    return right["no_repeat_ngram"](logits, shorter, n)
+
+
+def no_repeat_ngram_allows_once_more(logits, ids, n):
+    """Another match of the same start lifts the ban."""
+    if n == 0 or ids.shape[-1] < n:
+        return logits
+    seen = ids.unfold(-1, n, 1)
+    start = ids[..., None, ids.shape[-1] - n + 1 :]
+    repeats = (seen[..., :-1] == start).all(-1)
+    old = logits.gather(-1, seen[..., -1])
+    return logits.scatter(-1, seen[..., -1], torch.where(repeats, -math.inf, old))
+
+
+def entropy_in_bits(logits):
+    return right["entropy"](logits) / math.log(2)
+
+
+def entropy_nan(logits):
+    mass = logits.softmax(-1)
+    return -(mass * mass.log()).sum(-1)
+
+
+def knobs_temperature_last(*, T=1.0, **others):
+    """The filters see the distribution before the temperature."""
+    filters, heat = right["knobs"](**others), right["knobs"](T=T)
+    return lambda logits, ids: heat(filters(logits, ids), ids)
+
+
+def knobs_filters_before_penalties(*, penalty=1.0, n=0, **others):
+    filters, penalties = right["knobs"](**others), right["knobs"](penalty=penalty, n=n)
+    return lambda logits, ids: penalties(filters(logits, ids), ids)
+
+
+def greedy_ignores_stop(next_logits, prompt, max_new_tokens, *, stop=(), process=None):
+    return right["greedy"](next_logits, prompt, max_new_tokens, process=process)
+
+
+def greedy_drops_the_stop_token(next_logits, prompt, max_new_tokens, **options):
+    found = right["greedy"](next_logits, prompt, max_new_tokens, **options)
+    return [replace(c, tokens=c.tokens[:-1]) if c.finish_reason == "stop" else c for c in found]
+
+
+def greedy_ignores_process(next_logits, prompt, max_new_tokens, *, stop=(), process=None):
+    return right["greedy"](next_logits, prompt, max_new_tokens, stop=stop)
+
+
+def greedy_always_length(*arguments, **options):
+    return [replace(c, finish_reason="length") for c in right["greedy"](*arguments, **options)]
+
+
+def cut_nothing(tokens, stop, logprob):
+    """Rows that ended keep what the rest of the batch made them write."""
+    reason = "stop" if set(tokens) & set(stop) else "length"
+    return decoding.Continuation(tuple(tokens), logprob, reason, logprob)
+
+
+def sample_ignores_generator(*arguments, generator=None, **options):
+    return right["sample"](*arguments, **options)
+
+
+def sample_uniform(next_logits, prompt, max_new_tokens, *, process=None, **options):
+    """Draws among the tokens that are left without regard to their probabilities."""
+
+    def flat(logits, ids):
+        logits = process(logits, ids) if process else logits
+        return torch.where(logits > -math.inf, 0, logits)
+
+    return right["sample"](next_logits, prompt, max_new_tokens, process=flat, **options)
+
+
+def sample_ignores_process(*arguments, process=None, **options):
+    return right["sample"](*arguments, **options)
+
+
+def candidates_without_penalty(tokens, totals, fates, normaliser):
+    return right["_candidates"](tokens, totals, fates, 1.0)
+
+
+def candidates_with_inverse_penalty(tokens, totals, fates, normaliser):
+    return right["_candidates"](tokens, totals, fates, 1 / normaliser)
+
+
+def fates_of_any_rank(tokens, stops, num_beams, *, last):
+    """A stop far down the list ends a beam too."""
+    reasons = right["_fates"](tokens, stops, num_beams, last=last)
+    return [
+        "stop" if end else fate
+        for end, fate in zip(torch.isin(tokens, stops), reasons, strict=True)
+    ]
+
+
+def fates_stopped_beams_take_places(tokens, stops, num_beams, *, last):
+    """The beams that stop are not replaced."""
+    reasons = right["_fates"](tokens, stops, num_beams, last=last)
+    return [fate if rank < num_beams else "pruned" for rank, fate in enumerate(reasons)]
+
+
+def fates_stop_ignored(tokens, stops, num_beams, *, last):
+    return right["_fates"](tokens, stops[:0], num_beams, last=last)
+
+
+def expand_per_beam(ids, totals, logprobs, width):
+    """The next token's own log-probability decides, not the sum."""
+    longer, own = right["_expand"](ids, torch.zeros_like(totals), logprobs, width)
+    parents = [(ids == row[:-1]).all(1).nonzero()[0, 0] for row in longer]
+    return longer, own + totals[parents]
+
+
+def best_by_logprob(continuations, count):
+    return sorted(continuations, key=lambda c: -c.logprob)[:count]
+
+
+def settled_at_once(totals, finished, num_beams, early, normaliser):
+    """As if early_stopping were always True."""
+    return right["_settled"](totals, finished, num_beams, True, normaliser)
+
+
+def settled_never(totals, finished, num_beams, early, normaliser):
+    return len(totals) == 0
+
+
+def settled_against_the_best(totals, finished, num_beams, early, normaliser):
+    return right["_settled"](totals, finished[:1] * len(finished), num_beams, early, normaliser)
+
+
+class CacheNotReordered(right["CachedNextLogits"]):
+    """Beams go on with each other's keys and values."""
+
+    def _align(self, ids):
+        if self.ids is None or self.ids.shape[1] >= ids.shape[1] or len(self.ids) != len(ids):
+            self.forget()
+            return 0
+        return self.ids.shape[1]
+
+
+class CacheNeverForgets(right["CachedNextLogits"]):
+    """Another text of the same shape goes on with the old keys and values."""
+
+    def _align(self, ids):
+        known = super()._align(ids)
+        if known or self.last is None or self.last[0].shape[1] >= ids.shape[1]:
+            return known
+        self.ids, self.cache = self.last
+        return self.ids.shape[1] if len(self.ids) == len(ids) else super()._align(ids)
+
+    def forget(self):
+        self.last = (self.ids, self.cache) if getattr(self, "ids", None) is not None else None
+        super().forget()
+
+
+class CacheReadsAll(right["CachedNextLogits"]):
+    """Right, but it reads every token again: no cache at all."""
+
+    def _align(self, ids):
+        self.forget()
+        return 0
+
+
+def likeliest_is_greedy(next_logits, prompt, max_new_tokens, *, stop=(), max_prefixes=256):
+    return right["greedy"](next_logits, prompt, max_new_tokens, stop=stop)[0]
+
+
+def likeliest_is_beam_search(next_logits, prompt, max_new_tokens, *, stop=(), max_prefixes=256):
+    found = right["beam_search"](next_logits, prompt, max_new_tokens, num_beams=2, stop=stop)
+    return found[0]
+
+
+def sequence_logprob_with_prompt(next_logits, ids, prompt_len):
+    return right["sequence_logprob"](next_logits, ids, 1)
+
+
+def token_logprobs_unshifted(model, ids, prompt_len=1):
+    """Position t is taken to predict token t."""
+    ids = right["_as_ids"](ids)
+    right["_check_prompt_len"](prompt_len, ids)
+    logprobs = model(input_ids=ids).logits[:, prompt_len:].log_softmax(-1)
+    return logprobs.gather(-1, ids[:, prompt_len:, None])[..., 0]
+
+
+DECODING = [
+    Bug("temperature", "multiplies by T", temperature_multiplied),
+    Bug("temperature", "divides probabilities, not logits", temperature_on_probabilities),
+    Bug("temperature", "T = 0 changes nothing", temperature_without_zero),
+    Bug("top_k", "drops the k-th token too", top_k_strict),
+    Bug("top_k", "drops ties", top_k_without_ties),
+    Bug("top_k", "keeps the smallest", top_k_smallest),
+    Bug("top_k", "sets filtered tokens to 0, not -inf", top_k_to_zero),
+    Bug("largest", "takes one number from each block", largest_of_each_block),
+    Bug("top_p", "keeps one token too few", top_p_one_too_few),
+    Bug("top_p", "keeps one token too many", top_p_one_too_many),
+    Bug("top_p", "adds up without sorting", top_p_unsorted),
+    Bug("top_p", "masks by rank instead of by token", top_p_not_scattered_back),
+    Bug("top_p", "drops tokens below 1 - p", top_p_as_threshold),
+    Bug("top_p", "can leave no token", top_p_may_empty),
+    Bug("top_p", "keeps all ties at the edge", top_p_with_ties),
+    Bug("min_p", "is relative to 1 instead of the maximum", min_p_absolute),
+    Bug("min_p", "takes a share of the largest logit", min_p_on_logits),
+    Bug("min_p", "takes the maximum of the whole batch", min_p_over_the_batch),
+    Bug("repetition_penalty", "divides negative logits too", repetition_penalty_divides_all),
+    Bug("repetition_penalty", "counts occurrences", repetition_penalty_per_occurrence),
+    Bug("repetition_penalty", "subtracts log(penalty)", repetition_penalty_subtracts),
+    Bug("repetition_penalty", "changes its input", repetition_penalty_in_place),
+    Bug("repetition_penalty", "sees the last token only", repetition_penalty_last_token),
+    Bug("no_repeat_ngram", "blocks n-grams one longer", no_repeat_ngram_longer),
+    Bug("no_repeat_ngram", "blocks n-grams one shorter", no_repeat_ngram_shorter),
+    Bug("no_repeat_ngram", "misses the last n-gram", no_repeat_ngram_misses_the_last),
+    Bug("no_repeat_ngram", "another window lifts the ban", no_repeat_ngram_allows_once_more),
+    Bug("entropy", "is in bits", entropy_in_bits),
+    Bug("entropy", "is NaN where a probability is 0", entropy_nan),
+    Bug("knobs", "applies the temperature last", knobs_temperature_last),
+    Bug("knobs", "filters before it penalises", knobs_filters_before_penalties),
+    Bug("greedy", "ignores stop tokens", greedy_ignores_stop),
+    Bug("greedy", "drops the stop token", greedy_drops_the_stop_token),
+    Bug("greedy", "ignores process", greedy_ignores_process),
+    Bug("greedy", "always says length", greedy_always_length),
+    Bug("_cut", "rows write on after their stop", cut_nothing, tests="greedy"),
+    Bug("sample", "ignores its generator", sample_ignores_generator),
+    Bug("sample", "draws uniformly", sample_uniform),
+    Bug("sample", "ignores process", sample_ignores_process),
+    Bug("_candidates", "no length penalty", candidates_without_penalty, tests="beam_search"),
+    Bug("_candidates", "penalty upside down", candidates_with_inverse_penalty, tests="beam_search"),
+    Bug("_fates", "a stop of any rank counts", fates_of_any_rank, tests="beam_search"),
+    Bug("_fates", "no place is refilled", fates_stopped_beams_take_places, tests="beam_search"),
+    Bug("_fates", "stop tokens are ignored", fates_stop_ignored, tests="beam_search"),
+    Bug("_expand", "ranks by the last token alone", expand_per_beam, tests="beam_search"),
+    Bug("_best", "ranks by log-probability", best_by_logprob, tests="beam_search"),
+    Bug("_settled", "always stops early", settled_at_once, tests="beam_search"),
+    Bug("_settled", "never stops early", settled_never, tests="beam_search"),
+    Bug("_settled", "compares with the best", settled_against_the_best, tests="beam_search"),
+    Bug("CachedNextLogits", "rows are not reordered", CacheNotReordered),
+    Bug("CachedNextLogits", "an old text is not forgotten", CacheNeverForgets),
+    Bug("CachedNextLogits", "reads every token again", CacheReadsAll),
+    Bug("likeliest", "is greedy", likeliest_is_greedy),
+    Bug("likeliest", "is beam search", likeliest_is_beam_search),
+    Bug("sequence_logprob", "scores the prompt as well", sequence_logprob_with_prompt),
+    Bug("token_logprobs", "is off by one position", token_logprobs_unshifted),
+]
+
+# ── One line for each module ──────────────────────────────────────────────────────────────────────
+
+PLANTED: dict[str, list[Bug]] = {
+    "decoding": DECODING,
+}
