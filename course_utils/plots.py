@@ -22,9 +22,6 @@ _STYLE = {
     "axes.grid": True,
     "axes.spines.right": False,
     "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
     "figure.dpi": 100,
     "font.size": 11,
     "grid.alpha": 0.25,
@@ -70,7 +67,7 @@ def show(figure: Figure) -> None:
 
 def label(axes: Axes, title: str, x: str, y: str) -> None:
     """Title an axes with its finding and name both axes with their units."""
-    axes.set_title(title)
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
 
@@ -184,6 +181,7 @@ def beam_tree(
     axes.set_xticks(range(1, len(by_length) + 1))
     axes.set_xlim(-0.2, len(by_length) + 0.9)
     axes.grid(visible=False)
+    axes.spines["left"].set_visible(False)
     label(axes, title, "length of the continuation (tokens)", "")
     show(figure)
 
@@ -200,7 +198,7 @@ def _branch(
     start = x0 + (0.72 if x0 else 0)
     axes.plot([start, x1 - 0.03], [y0, y1], color=colour, lw=2.5 if best else 1, zorder=1)
     text = f"{text_of(tokens[-1])!r} {candidate.logprob:.1f}"
-    axes.text(x1, y1, text, color=colour, va="center", fontsize=9, weight=600 if best else 400)
+    axes.text(x1, y1, text, color=colour, va="center", fontsize=9, weight="bold" if best else "normal")
 
 
 def live(draw: Callable[..., None], **controls: tuple) -> None:
