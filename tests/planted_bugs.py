@@ -9,13 +9,15 @@ exercises: what a check must reject, and which mistake it should name.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
-from course_utils import decoding
+from course_utils import decoding, retrieval
 
 
 @dataclass(frozen=True)
@@ -409,8 +411,265 @@ DECODING = [
     Bug("token_logprobs", "is off by one position", token_logprobs_unshifted),
 ]
 
+# ── retrieval ─────────────────────────────────────────────────────────────────────────────────────
+
+found = {name: getattr(retrieval, name) for name in dir(retrieval) if not name.startswith("__")}
+
+
+def chunk_words_without_overlap(text, *, size=120, overlap=20, source=""):
+    return found["chunk_words"](text, size=size, overlap=0, source=source)
+
+
+def chunk_words_without_the_rest(text, *, size=120, overlap=20, source=""):
+    passages = found["chunk_words"](text, size=size, overlap=overlap, source=source)
+    return [p for p in passages if len(p.text.split()) == size]
+
+
+def chunk_blocks_as_windows(text, *, size=120, source=""):
+    return found["chunk_words"](text, size=size, overlap=0, source=source)
+
+
+def chunk_blocks_one_each(text, *, size=120, source=""):
+    blocks = [text[start:end] for start, end in found["_blocks"](text)]
+    return [retrieval.Passage(b, source, (at := text.index(b)), at + len(b)) for b in blocks]
+
+
+def tokenize_with_capitals(text, *, drop=()):
+    return [word for word in found["_WORD"].findall(text) if word not in drop]
+
+
+def tokenize_at_spaces(text, *, drop=()):
+    return [word for word in text.lower().split() if word not in drop]
+
+
+def bm25_scores_without_length(query, documents, *, k1=1.5, b=0.75, variant="lucene"):
+    return found["bm25_scores"](query, documents, k1=k1, b=0, variant=variant)
+
+
+def bm25_scores_without_saturation(query, documents, *, k1=1.5, b=0.75, variant="lucene"):
+    idf = found["_idf"](Counter(w for d in documents for w in set(d)), len(documents), variant)
+    return [sum(idf.get(w, 0) * list(d).count(w) for w in query) for d in documents]
+
+
+def bm25_scores_of_distinct_words(query, documents, **options):
+    return found["bm25_scores"](list(dict.fromkeys(query)), documents, **options)
+
+
+def bm25_scores_always_scaled(query, documents, *, k1=1.5, b=0.75, variant="lucene"):
+    scale = k1 + 1 if variant == "lucene" else 1
+    plain = found["bm25_scores"](query, documents, k1=k1, b=b, variant=variant)
+    return [scale * score for score in plain]
+
+
+def idf_without_halves(containing, n_documents, variant):
+    return {word: math.log1p((n_documents - n) / n) for word, n in containing.items()}
+
+
+def idf_by_occurrences_of_words(containing, n_documents, variant):
+    total = sum(containing.values())
+    return {word: math.log1p((total - n + 0.5) / (n + 0.5)) for word, n in containing.items()}
+
+
+def idf_negative(containing, n_documents, variant):
+    odds = {word: (n_documents - n + 0.5) / (n + 0.5) for word, n in containing.items()}
+    return {w: math.log1p(x) if variant == "lucene" else math.log(x) for w, x in odds.items()}
+
+
+class BM25AddsOnce(retrieval.BM25):
+    def scores(self, query):
+        return super().scores(list(dict.fromkeys(query)))
+
+
+class BM25FindsEverything(retrieval.BM25):
+    def search(self, query, k=10):
+        scores = self.scores(query)
+        return [retrieval.Hit(i, scores[i]) for i in found["top_k"](scores, k).tolist()]
+
+
+def top_k_unsorted(scores, k, *, above=-math.inf):
+    return np.sort(found["top_k"](scores, k, above=above))
+
+
+def top_k_ties_from_the_end(scores, k, *, above=-math.inf):
+    order = np.argsort(scores, kind="stable")[::-1]
+    return order[scores[order] > above][:k]
+
+
+def top_k_lowest(scores, k, *, above=-math.inf):
+    return found["top_k"](-scores, k)
+
+
+def mean_pool_with_padding(hidden, mask):
+    return hidden.mean(1)
+
+
+def mean_pool_divided_by_all(hidden, mask):
+    return (hidden * mask.unsqueeze(-1)).mean(1)
+
+
+def mean_pool_first_token(hidden, mask):
+    return hidden[:, 0]
+
+
+def embedder_in_sorted_order(model, tokenizer, *, batch_size=16, max_length=256):
+    embed = found["embedder"](model, tokenizer, batch_size=batch_size, max_length=max_length)
+    return lambda texts: embed(sorted(texts, key=len, reverse=True))
+
+
+def embedder_of_any_length(model, tokenizer, *, batch_size=16, max_length=256):
+    return found["embedder"](model, tokenizer, batch_size=batch_size, max_length=10_000)
+
+
+def reciprocal_rank_fusion_from_zero(rankings, *, k=60):
+    return found["reciprocal_rank_fusion"](rankings, k=k - 1 if k >= 1 else k)
+
+
+def reciprocal_rank_fusion_best_place(rankings, *, k=60):
+    scores: dict = {}
+    for ranking in rankings:
+        for rank, item in enumerate(ranking, start=1):
+            scores[item] = max(scores.get(item, 0), 1 / (k + rank))
+    return sorted(scores.items(), key=lambda pair: -pair[1])
+
+
+def reciprocal_rank_fusion_unsorted(rankings, *, k=60):
+    return sorted(found["reciprocal_rank_fusion"](rankings, k=k), key=lambda pair: str(pair[0]))
+
+
+def assemble_context_stops_early(passages, budget, count_tokens, **options):
+    whole = found["assemble_context"](passages, budget, count_tokens, **options)
+    first = passages.index(whole.left_out[0]) if whole.left_out else len(passages)
+    kept = passages[: max(first, 1)]
+    return replace(
+        found["assemble_context"](kept, budget, count_tokens, **options),
+        left_out=tuple(passages[len(kept) :]),
+    )
+
+
+def assemble_context_adds_up(passages, budget, count_tokens, **options):
+    kept, used = [], 0
+    for passage in passages:
+        used += count_tokens(passage.text)
+        kept += [passage] if used <= budget else []
+    text = "\n\n".join(f"[{n}] ({p.source})\n{p.text}" for n, p in enumerate(kept, start=1))
+    return retrieval.Context(text, tuple(kept), used, tuple(p for p in passages if p not in kept))
+
+
+def overlap_never(one, other):
+    return 0.0
+
+
+def overlap_across_sources(one, other):
+    return found["_overlap"](one, replace(other, source=one.source))
+
+
+def without_markers_none(text):
+    return text
+
+
+def cited_numbers_first_of_a_group(text):
+    return [int(group.split(",")[0].split(";")[0]) for group in found["_MARKER"].findall(text)]
+
+
+def support_of_all_words(said, passage):
+    words = set(found["tokenize"](said))
+    return len(words & set(found["tokenize"](passage))) / len(words) if words else 0.0
+
+
+def support_any_word(said, passage):
+    return float(found["_support"](said, passage) > 0)
+
+
+def recall_at_k_as_precision(ranking, relevant, k):
+    found["recall_at_k"](ranking, relevant, k)
+    return len(set(ranking[:k]) & set(relevant)) / k
+
+
+def recall_at_k_as_hit_rate(ranking, relevant, k):
+    return float(found["recall_at_k"](ranking, relevant, k) > 0)
+
+
+def reciprocal_rank_of_the_last(ranking, relevant):
+    ranks = [rank for rank, item in enumerate(ranking, start=1) if item in set(relevant)]
+    return 1 / ranks[-1] if ranks else 0.0
+
+
+def reciprocal_rank_from_zero(ranking, relevant):
+    return next((1 / (i + 2) for i, item in enumerate(ranking) if item in set(relevant)), 0.0)
+
+
+def ndcg_at_k_against_itself(ranking, gains, k):
+    present = {item: gain for item, gain in gains.items() if item in ranking[:k] and gain > 0}
+    return found["ndcg_at_k"](ranking, present, k) if present else 0.0
+
+
+def ndcg_at_k_of_all(ranking, gains, k):
+    best = found["_discounted"](sorted(gains.values(), reverse=True))
+    return found["_discounted"](gains.get(item, 0) for item in ranking[:k]) / best
+
+
+def ndcg_at_k_exponential(ranking, gains, k):
+    return found["ndcg_at_k"](ranking, {item: 2**gain - 1 for item, gain in gains.items()}, k)
+
+
+def discounted_by_rank(gains):
+    return sum(gain / rank for rank, gain in enumerate(gains, start=1))
+
+
+def evaluate_sums(rankings, relevant, *, ks=(1, 5, 10)):
+    table = found["evaluate"](rankings, relevant, ks=ks)
+    return {name: value * len(rankings) for name, value in table.items()}
+
+
+RETRIEVAL = [
+    Bug("chunk_words", "windows do not overlap", chunk_words_without_overlap),
+    Bug("chunk_words", "the short window at the end is lost", chunk_words_without_the_rest),
+    Bug("chunk_blocks", "cuts through blocks", chunk_blocks_as_windows),
+    Bug("chunk_blocks", "does not pack blocks together", chunk_blocks_one_each),
+    Bug("tokenize", "keeps capitals", tokenize_with_capitals),
+    Bug("tokenize", "leaves punctuation on words", tokenize_at_spaces),
+    Bug("bm25_scores", "ignores the document's length", bm25_scores_without_length),
+    Bug("bm25_scores", "grows with every repetition", bm25_scores_without_saturation),
+    Bug("bm25_scores", "counts a repeated query word once", bm25_scores_of_distinct_words),
+    Bug("bm25_scores", "scales the wrong variant by k1 + 1", bm25_scores_always_scaled),
+    Bug("_idf", "leaves out the halves", idf_without_halves, tests="bm25_scores"),
+    Bug("_idf", "counts words, not documents", idf_by_occurrences_of_words, tests="bm25_scores"),
+    Bug("_idf", "lets frequent words count against", idf_negative, tests="bm25_scores"),
+    Bug("BM25", "counts a repeated query word once", BM25AddsOnce, tests="bm25_class"),
+    Bug("BM25", "returns documents without the words", BM25FindsEverything, tests="bm25_search"),
+    Bug("top_k", "does not sort", top_k_unsorted),
+    Bug("top_k", "prefers the later of equal scores", top_k_ties_from_the_end),
+    Bug("top_k", "takes the lowest", top_k_lowest),
+    Bug("mean_pool", "averages over padding", mean_pool_with_padding),
+    Bug("mean_pool", "divides by all positions", mean_pool_divided_by_all),
+    Bug("mean_pool", "takes the first token", mean_pool_first_token),
+    Bug("embedder", "returns the order of lengths", embedder_in_sorted_order),
+    Bug("embedder", "does not cut long texts", embedder_of_any_length),
+    Bug("reciprocal_rank_fusion", "counts ranks from zero", reciprocal_rank_fusion_from_zero),
+    Bug("reciprocal_rank_fusion", "takes the best place", reciprocal_rank_fusion_best_place),
+    Bug("reciprocal_rank_fusion", "does not sort by score", reciprocal_rank_fusion_unsorted),
+    Bug("assemble_context", "stops at what does not fit", assemble_context_stops_early),
+    Bug("assemble_context", "adds up the parts", assemble_context_adds_up),
+    Bug("_overlap", "repeats passages", overlap_never, tests="assemble_context"),
+    Bug("_overlap", "mixes sources", overlap_across_sources, tests="assemble_context"),
+    Bug("_without_markers", "lets pose", without_markers_none, tests="assemble_context"),
+    Bug("cited_numbers", "reads one number of a group", cited_numbers_first_of_a_group),
+    Bug("_support", "counts function words", support_of_all_words, tests="check_citations"),
+    Bug("_support", "is content with one word", support_any_word, tests="check_citations"),
+    Bug("recall_at_k", "is precision", recall_at_k_as_precision),
+    Bug("recall_at_k", "is the hit rate", recall_at_k_as_hit_rate),
+    Bug("reciprocal_rank", "takes the last relevant item", reciprocal_rank_of_the_last),
+    Bug("reciprocal_rank", "is off by one", reciprocal_rank_from_zero),
+    Bug("ndcg_at_k", "compares with what it found itself", ndcg_at_k_against_itself),
+    Bug("ndcg_at_k", "does not cut the best ranking at k", ndcg_at_k_of_all),
+    Bug("ndcg_at_k", "uses exponential gains", ndcg_at_k_exponential),
+    Bug("_discounted", "divides by the rank", discounted_by_rank, tests="ndcg_at_k"),
+    Bug("evaluate", "sums instead of averaging", evaluate_sums),
+]
+
 # ── One line for each module ──────────────────────────────────────────────────────────────────────
 
 PLANTED: dict[str, list[Bug]] = {
     "decoding": DECODING,
+    "retrieval": RETRIEVAL,
 }

@@ -241,7 +241,7 @@ def test_bm25_scores_lucene_equal_bm25s(corpus, options):
     np.testing.assert_allclose(BM25(documents, **options).scores(query), theirs, 1e-5, 1e-6)
 
 
-def test_bm25_on_the_plays_equals_the_libraries(plays):
+def test_plays_are_scored_as_by_the_libraries(plays):
     documents, queries = plays
     ours = BM25(documents), BM25(documents, variant="okapi")
     rank = BM25Okapi(documents)
@@ -267,7 +267,7 @@ def plays():
     return documents, queries
 
 
-def test_bm25_search_finds_the_passage_a_line_was_taken_from(plays):
+def test_plays_are_searched_for_the_passage_a_line_was_taken_from(plays):
     documents, queries = plays
     index = BM25(documents)
     sources = [i for i in range(5, len(documents), 40) if len(documents[i]) > 15]
