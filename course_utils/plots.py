@@ -86,7 +86,10 @@ def lines(
     for i, (name, (xs, ys)) in enumerate(series.items()):
         axes.plot(xs, ys, marker="osD^vP*X"[i % 8], label=name)
     if log_x:
-        axes.set_xscale("log", base=2)
+        axes.set_xscale("log")
+        measured_at = sorted({value for xs, _ in series.values() for value in xs})
+        axes.set_xticks(measured_at, [f"{value:,g}" for value in measured_at])
+        axes.minorticks_off()
     if log_y:
         axes.set_yscale("log")
     if len(series) > 1:
@@ -146,11 +149,12 @@ def reshaped(
 
 
 def token_trace(tokens: Sequence[str], values: Sequence[float], *, title: str, y: str) -> None:
-    """Draw one bar per token of a text, on a logarithmic axis, with the tokens written below."""
+    """Draw one dot per token of a text, on a logarithmic axis, with the tokens written below."""
     figure, axes = new_figure(width=max(6.4, 0.36 * len(tokens)), height=3.4)
-    axes.bar(range(len(tokens)), values, color=PALETTE[0])
-    axes.set_xticks(range(len(tokens)), tokens, rotation=60, ha="right", fontsize=9)
     axes.set_yscale("log")
+    axes.plot(range(len(tokens)), values, "o", color=PALETTE[0])
+    axes.vlines(range(len(tokens)), axes.get_ylim()[0], values, color=PALETTE[0], lw=1)
+    axes.set_xticks(range(len(tokens)), tokens, rotation=60, ha="right", fontsize=9)
     axes.grid(visible=False, axis="x")
     label(axes, title, "", y)
     show(figure)
@@ -198,7 +202,9 @@ def _branch(
     start = x0 + (0.72 if x0 else 0)
     axes.plot([start, x1 - 0.03], [y0, y1], color=colour, lw=2.5 if best else 1, zorder=1)
     text = f"{text_of(tokens[-1])!r} {candidate.logprob:.1f}"
-    axes.text(x1, y1, text, color=colour, va="center", fontsize=9, weight="bold" if best else "normal")
+    axes.text(
+        x1, y1, text, color=colour, va="center", fontsize=9, weight="bold" if best else "normal"
+    )
 
 
 def live(draw: Callable[..., None], **controls: tuple) -> None:
