@@ -436,7 +436,7 @@ def guarantees() -> Guarantees:
 
 
 def _probe_limits(layers: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
-    spin = _run("while True: pass", seconds=0.2, wall=3.0, layers=layers)
+    spin = _run("while True: pass", seconds=0.2, wall=20.0, layers=layers)
     yield "use more processor time than allowed", "processor" in spin.message
     fill = _run("len(bytearray(2 * 10**8))", memory_mb=128, layers=layers)
     yield "use more memory than allowed", fill.error == "MemoryLimit"

@@ -448,7 +448,7 @@ def test_bomb_is_contained_with_every_python_layer_off(attack):
 
 
 def assert_contained(result: sandbox.Result, elapsed: float) -> None:
-    assert elapsed < 10  # the limit on the clock, and room for a loaded machine
+    assert elapsed < 20  # the limit on the clock, and room for a loaded machine
     assert result.cpu_seconds < 1.0  # 0.25 s, the start, and the clock tick of the timer
     assert len(result.output) <= 20_000
     assert len(result.message) < 3_000
