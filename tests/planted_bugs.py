@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from course_utils import decoding, retrieval
+from course_utils import decoding, metrics, retrieval
 
 
 @dataclass(frozen=True)
@@ -667,9 +667,92 @@ RETRIEVAL = [
     Bug("evaluate", "sums instead of averaging", evaluate_sums),
 ]
 
+# ── metrics ───────────────────────────────────────────────────────────────────────────────────────
+
+honest = {name: getattr(metrics, name) for name in dir(metrics) if not name.startswith("__")}
+
+
+def perplexity_of_sum(logprobs):
+    return math.exp(-math.fsum(logprobs))
+
+
+def perplexity_in_bits(logprobs):
+    return 2 ** (-math.fsum(logprobs) / len(logprobs))
+
+
+def edit_distance_without_substitution(a, b):
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, start=1):
+        diagonal, row[0] = row[0], i
+        for j, y in enumerate(b, start=1):
+            diagonal, kept = row[j], diagonal
+            row[j] = kept if x == y else 1 + min(row[j], row[j - 1])
+    return row[-1]
+
+
+def edit_distance_by_position(a, b):
+    return sum(x != y for x, y in zip(a, b, strict=False)) + abs(len(a) - len(b))
+
+
+def error_rates_first_reference(hypotheses, references):
+    return honest["error_rates"](hypotheses, [accepted[:1] for accepted in references])
+
+
+def accuracy_with_normal_interval(correct, confidence=0.95):
+    share = sum(correct) / len(correct)
+    half = 1.96 * math.sqrt(share * (1 - share) / len(correct))
+    return metrics.Proportion(share, share - half, share + half, len(correct))
+
+
+def paired_p_value_one_sided(a, b):
+    return honest["paired_p_value"](a, b) / 2
+
+
+def distinct_n_mean_of_texts(texts, n):
+    return sum(honest["distinct_n"]([text], n) for text in texts) / len(texts)
+
+
+def ends_in_loop_anywhere(tokens, times=3, shortest=2):
+    return any(honest["ends_in_loop"](tokens[:end]) for end in range(len(tokens) + 1))
+
+
+def ends_in_loop_twice(tokens, times=3, shortest=2):
+    return honest["ends_in_loop"](tokens, 2, shortest)
+
+
+def time_ratio_upside_down(fast, slow, repeats=5, warmup=1):
+    return honest["time_ratio"](slow, fast, repeats, warmup)
+
+
+def parameter_bytes_counting_twice(module):
+    state = module.state_dict().values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in state)
+
+
+def checksum_of_shapes(module):
+    return str([tensor.shape for tensor in module.state_dict().values()])
+
+
+METRICS = [
+    Bug("perplexity", "sums instead of averaging", perplexity_of_sum),
+    Bug("perplexity", "takes nats for bits", perplexity_in_bits),
+    Bug("edit_distance", "knows no substitution", edit_distance_without_substitution),
+    Bug("edit_distance", "compares place by place", edit_distance_by_position),
+    Bug("error_rates", "takes the first reference", error_rates_first_reference),
+    Bug("accuracy", "uses the normal interval", accuracy_with_normal_interval),
+    Bug("paired_p_value", "is one-sided", paired_p_value_one_sided, tests="paired_test"),
+    Bug("distinct_n", "averages over texts", distinct_n_mean_of_texts),
+    Bug("ends_in_loop", "finds a loop that was left again", ends_in_loop_anywhere),
+    Bug("ends_in_loop", "is content with two", ends_in_loop_twice),
+    Bug("time_ratio", "divides the wrong way", time_ratio_upside_down),
+    Bug("parameter_bytes", "counts tied weights twice", parameter_bytes_counting_twice),
+    Bug("checksum", "looks at shapes only", checksum_of_shapes),
+]
+
 # ── One line for each module ──────────────────────────────────────────────────────────────────────
 
 PLANTED: dict[str, list[Bug]] = {
     "decoding": DECODING,
+    "metrics": METRICS,
     "retrieval": RETRIEVAL,
 }
