@@ -100,15 +100,15 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     Source: Holtzman et al. 2020, §3.1.
     """
     _require(0 <= p <= 1, "p", p, "between 0 and 1")
-    log_total = _wide(logits).logsumexp(-1, keepdim=True)  # (..., 1)
-    _refuse_broken(log_total)
+    _refuse_broken(logits.amax(-1))
     if p == 1:
         return logits
-    candidates = _largest_outside_tail(logits, log_total, 1 - p)  # (..., m), descending
-    mass = (_wide(candidates) - log_total).exp().double()
+    probabilities = _wide(logits).softmax(-1)
+    candidates = largest(logits, _enough_for(probabilities, p))  # (..., m), descending
+    mass = probabilities.gather(-1, candidates.indices).double()
     above = mass.cumsum(-1) - mass  # probability of the likelier tokens
     size = (above < p).sum(-1, keepdim=True).clamp(min=1)  # (..., 1)
-    edge = candidates.gather(-1, size - 1)
+    edge = candidates.values.gather(-1, size - 1)
     return torch.where(_at_least(logits, edge, size), logits, -math.inf)
 
 
@@ -117,14 +117,22 @@ def _wide(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _largest_outside_tail(logits: Tensor, log_total: Tensor, tail: float) -> Tensor:
-    """The largest logits, sorted, of at least every token that the likeliest 1 − tail needs.
+def _enough_for(probabilities: Tensor, p: float) -> int:
+    """How many of the largest probabilities surely reach p together, in every row.
 
-    V tokens below probability tail / V weigh less than `tail` together: they need no sorting.
+    Found without sorting, by halving the interval that holds the logarithm of a threshold: to sort
+    a few of them afterwards is much faster than to sort a vocabulary.
     """
-    floor = log_total + math.log(tail / logits.shape[-1] / 2)  # half of it: a margin for rounding
-    count = int((logits >= floor).sum(-1).max())
-    return logits.topk(max(count, 1)).values
+    low, high = math.log(1e-12), 0.0
+    for _ in range(8):  # to a tenth
+        middle = (low + high) / 2
+        too_few = _mass_over(math.exp(middle), probabilities) < p + 1e-6  # float32 sums: a margin
+        low, high = (low, middle) if too_few.any() else (middle, high)
+    return max(1, int((probabilities > math.exp(low)).sum(-1).max()))
+
+
+def _mass_over(threshold: float, probabilities: Tensor) -> Tensor:
+    return torch.nn.functional.threshold(probabilities, threshold, 0).sum(-1)
 
 
 def _at_least(logits: Tensor, edge: Tensor, size: Tensor) -> Tensor:
