@@ -189,9 +189,9 @@ class LayerCache:
                 self._grown(self.keys, k, room),
                 self._grown(self.values, v, room),
             )
-        self.keys[:, :, start : self.length] = k
-        self.values[:, :, start : self.length] = v
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        self.keys.narrow(2, start, k.shape[2]).copy_(k)
+        self.values.narrow(2, start, v.shape[2]).copy_(v)
+        return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
 
     @staticmethod
     def _grown(old: Tensor | None, new: Tensor, room: int) -> Tensor:
@@ -414,7 +414,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     The layout of Llama's weights in transformers; `pair_halves` makes it of the paper's.
     """
     partner = x.roll(x.shape[-1] // 2, dims=-1)
-    return torch.addcmul(x * cos.to(x.dtype), partner, sin.to(x.dtype))
+    return torch.addcmul(x * cos, partner, sin)
 
 
 def pair_halves(weight: Tensor, n_heads: int) -> Tensor:

@@ -304,7 +304,8 @@ class Decoder(nn.Module):
         frequencies = self.frequencies
         if length > self.sizes.max_positions:
             frequencies = self._frequencies(length)[0].to(positions.device)
-        return rotary_angles(positions, frequencies, self.angle_scale)
+        cos, sin = rotary_angles(positions, frequencies, self.angle_scale)
+        return cos.to(self.tokens.weight.dtype), sin.to(self.tokens.weight.dtype)
 
     def hidden(
         self,
@@ -349,7 +350,7 @@ class Decoder(nn.Module):
         hidden = self.hidden(ids, mask, cache)
         return self.out(hidden[:, -1:] if last_only else hidden)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def greedy(
         self,
         ids: Tensor,
@@ -569,7 +570,7 @@ class EncoderDecoder(nn.Module):
         """Source ids (B, S) with mask (B, S) and target ids (B, T) -> logits (B, T, V)."""
         return self.decode(target, self.encode(source, mask), mask, target_mask)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def greedy(
         self,
         source: Tensor,
@@ -644,7 +645,8 @@ def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
 def next_token_loss(logits: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor:
     """Mean cross-entropy in nats of each real token given those before it: logits (B, T, V)."""
     labels = ids if mask is None else ids.masked_fill(mask == 0, IGNORED)
-    return label_loss(logits[:, :-1], labels[:, 1:])
+    shifted = F.pad(labels[:, 1:], (0, 1), value=IGNORED)  # moving labels copies no logits
+    return label_loss(logits, shifted)
 
 
 def shift_right(labels: Tensor, start: int, pad: int) -> Tensor:

@@ -614,6 +614,28 @@ def test_every_family_learns(family):
     assert loss_of().item() < first / 10
 
 
+@pytest.mark.parametrize("family", ["masked", "causal", "seq2seq"])
+def test_autocast(family):
+    """bf16 products, what must be wide stays wide: within bf16's 3 digits of the fp32 logits."""
+    ids = torch.randint(2, 30, (2, 10))
+    shared = {"vocab_size": 30, "d_model": 32, "n_heads": 4, "n_layers": 2, "d_ff": 64}
+    if family == "masked":
+        model = transformer.MaskedLM(transformer.Encoder(transformer.EncoderSizes(**shared)))
+    elif family == "causal":
+        model = transformer.Decoder(transformer.DecoderSizes(**shared, n_kv_heads=2))
+    else:
+        model = transformer.EncoderDecoder(transformer.EncoderDecoderSizes(**shared))
+    arguments = (ids, ids) if family == "seq2seq" else (ids,)
+    exact = model(*arguments)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(*arguments)
+        loss = transformer.label_loss(logits, ids)
+    assert logits.dtype == torch.bfloat16
+    close(logits.float(), exact, 0.03)  # 2⁻⁸ a product, a dozen products deep
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
 # ── bad input ─────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -1,0 +1,230 @@
+"""Our networks against torch's and transformers' on the CPU, with equal weights and equal answers.
+
+`python tests/benchmarks/bench_architectures.py [--json FILE] [--clock]` exits with 1 when a floor
+is missed. Ratios in processor time on one thread; above one, ours is faster.
+
+What limits the recurrent nets: `nn.LSTM` runs all steps inside one oneDNN primitive, ours calls
+about 15 kernels a step from Python, which weighs less the larger the batch. Rows without a floor
+show smaller batches, and what remains when every product is torch's default one
+(`course_utils.layers` says why it is not).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+from rich.console import Console
+from side_by_side import Row, compare, main, table
+from torch import Tensor, nn
+from transformers import DynamicCache, T5Config, T5ForConditionalGeneration
+
+from course_utils import assets, transformer
+from course_utils.recurrent import Recurrent
+
+Compare = Callable[..., Row]
+
+STEPS, D_HIDDEN = 64, 256
+TORCH = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+TITLE = "Architectures against torch and transformers"
+
+
+@contextmanager
+def default_products() -> Iterator[None]:
+    """Inside, our layers use torch's own matrix product."""
+    torch.backends.mkldnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.enabled = True
+
+
+def without_onednn(call: Callable[[], object]) -> None:
+    with default_products():
+        call()
+
+
+def same(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
+    """Both sides must do the same work: fp32 differs by rounding alone."""
+    apart = ((ours - theirs).abs().max() / theirs.abs().max()).item()
+    assert apart <= tolerance, f"the two sides differ by {apart:.1e} of the largest number"
+
+
+# ── recurrent nets ────────────────────────────────────────────────────────────────────────────────
+
+
+def training_step(layer: nn.Module, x: Tensor) -> Tensor:
+    """Forward, backward to inputs and weights; the gradient of the inputs."""
+    layer.zero_grad()
+    x.grad = None
+    layer(x)[0].square().mean().backward()
+    return x.grad
+
+
+def recurrent_row(
+    compare: Compare, kind: str, batch: int, floor: float | None, products: str = ""
+) -> Row:
+    theirs = TORCH[kind](D_HIDDEN, D_HIDDEN, batch_first=True)
+    ours = Recurrent(kind, D_HIDDEN, D_HIDDEN)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(batch, STEPS, D_HIDDEN, requires_grad=True)
+    same(training_step(ours, x), training_step(theirs, x), 1e-5)
+    our_step, their_step = partial(training_step, ours, x), partial(training_step, theirs, x)
+    if products:
+        our_step = partial(without_onednn, our_step)
+    name = f"{kind.upper()} training step, T={STEPS}, H={D_HIDDEN}, B={batch}{products}"
+    return compare(name, our_step, their_step, floor=floor, repeats=7)
+
+
+def recurrent_rows(compare: Compare) -> list[Row]:
+    rows = [recurrent_row(compare, kind, 64, floor) for kind, floor in
+            (("lstm", 0.7), ("gru", 0.7), ("rnn", None))]  # fmt: skip
+    rows += [recurrent_row(compare, "lstm", batch, None) for batch in (16, 32)]
+    return [*rows, recurrent_row(compare, "lstm", 64, None, ", torch's products")]
+
+
+# ── decoder ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def zero_grad_backward(model: nn.Module, loss: Callable[[], Tensor]) -> Tensor:
+    model.zero_grad()
+    value = loss()
+    value.backward()
+    return value.detach()
+
+
+def decoder_training(
+    compare: Compare, ours: nn.Module, theirs: nn.Module, ids: Tensor
+) -> list[Row]:
+    our_step = partial(
+        zero_grad_backward, ours, lambda: transformer.next_token_loss(ours(ids), ids)
+    )
+    their_step = partial(
+        zero_grad_backward, theirs, lambda: theirs(ids, labels=ids, use_cache=False).loss
+    )
+    same(our_step(), their_step(), 1e-5)
+    name = f"SmolLM2-size training step, {ids.shape[0]}×{ids.shape[1]} tokens"
+    plain = partial(without_onednn, our_step)
+    return [
+        compare(name, our_step, their_step, floor=1.0, repeats=3),
+        compare(f"{name}, torch's products", plain, their_step, repeats=2),
+    ]
+
+
+@torch.no_grad()
+def our_tokens(model: nn.Module, ids: Tensor, n: int) -> list[int]:
+    return model.greedy(ids, max_new=n)[0]
+
+
+@torch.no_grad()
+def their_tokens(model: nn.Module, ids: Tensor, n: int) -> list[int]:
+    """Their forward pass in the leanest loop; `generate` adds its own bookkeeping."""
+    cache, tokens = DynamicCache(config=model.config), []
+    while len(tokens) < n:
+        logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        ids = logits[:, -1:].argmax(-1)
+        tokens.append(ids.item())
+    return tokens
+
+
+@torch.no_grad()
+def generated(model: nn.Module, ids: Tensor, n: int) -> list[int]:
+    mask = torch.ones_like(ids)
+    options = {"do_sample": False, "max_new_tokens": n, "min_new_tokens": n}
+    return model.generate(ids, attention_mask=mask, **options)[0, ids.shape[1] :].tolist()
+
+
+def decoding_rows(
+    compare: Compare, ours: nn.Module, theirs: nn.Module, ids: Tensor, n: int = 16
+) -> list[Row]:
+    our_side, their_side = partial(our_tokens, ours, ids, n), partial(their_tokens, theirs, ids, n)
+    assert our_side() == their_side(), "the two greedy loops disagree"
+    plain = partial(without_onednn, our_side)
+    name = f"SmolLM2 cached greedy, {n} tokens after {ids.shape[1]}"
+    return [
+        compare(name, our_side, their_side, floor=1.0, repeats=3),
+        compare(f"{name}, `generate`", our_side, partial(generated, theirs, ids, n), repeats=2),
+        compare(f"{name}, torch's products", plain, their_side, repeats=2),
+    ]
+
+
+def decoder_rows(compare: Compare) -> list[Row]:
+    theirs, tokenizer = assets.load_decoder("smollm2")
+    ours = transformer.Decoder(transformer.llama_sizes(theirs.config.to_dict()))
+    transformer.load_llama_weights(ours, theirs.state_dict())
+    prompt = tokenizer("The history of the steam engine begins", return_tensors="pt").input_ids
+    rows = decoding_rows(compare, ours, theirs, prompt)
+    ids = torch.randint(tokenizer.vocab_size, (1, 128))
+    return [*decoder_training(compare, ours, theirs.requires_grad_(True), ids), *rows]
+
+
+# ── encoder and encoder–decoder ───────────────────────────────────────────────────────────────────
+
+
+def encoder_rows(compare: Compare) -> list[Row]:
+    """64 sentences of 4 to 40 words in one padded batch, pooled and normalised."""
+    theirs, tokenizer = assets.load_encoder("minilm")
+    ours = transformer.Encoder(transformer.bert_sizes(theirs.config.to_dict())).eval()
+    transformer.load_bert_weights(ours, theirs.state_dict())
+    texts = [" ".join(["alpha beta gamma delta"] * (1 + i % 10)) for i in range(64)]
+    batch = tokenizer(texts, return_tensors="pt", padding=True)
+
+    @torch.no_grad()
+    def our_vectors() -> Tensor:
+        return transformer.embed_sentences(ours, batch.input_ids, batch.attention_mask)
+
+    @torch.no_grad()
+    def their_vectors() -> Tensor:
+        hidden = theirs(**batch).last_hidden_state
+        pooled = transformer.mean_pool(hidden, batch.attention_mask)
+        return nn.functional.normalize(pooled, dim=-1)
+
+    same(our_vectors(), their_vectors(), 1e-4)
+    name = f"MiniLM embeddings, {len(texts)} sentences"
+    plain = partial(without_onednn, our_vectors)
+    return [
+        compare(name, our_vectors, their_vectors, floor=1.0, repeats=5),
+        compare(f"{name}, torch's products", plain, their_vectors, repeats=3),
+    ]
+
+
+def seq2seq_rows(compare: Compare) -> list[Row]:
+    """A T5 of the size that learns pronunciation: 3 + 3 layers of 256."""
+    config = T5Config(vocab_size=128, d_model=256, d_kv=64, d_ff=1024, num_layers=3, num_heads=4,
+                      dropout_rate=0.0, decoder_start_token_id=0, pad_token_id=0)  # fmt: skip
+    theirs = T5ForConditionalGeneration(config)
+    ours = transformer.EncoderDecoder(transformer.t5_sizes(config.to_dict()))
+    transformer.load_t5_weights(ours, theirs.state_dict())
+    source, labels = torch.randint(2, 128, (64, 12)), torch.randint(2, 128, (64, 10))
+    target = transformer.shift_right(labels, start=0, pad=0)
+    our_step = partial(
+        zero_grad_backward, ours, lambda: transformer.label_loss(ours(source, target), labels)
+    )
+    their_step = partial(
+        zero_grad_backward, theirs, lambda: theirs(input_ids=source, labels=labels).loss
+    )
+    same(our_step(), their_step(), 1e-5)
+    return [compare("T5-size training step, 64 words, 3 + 3 layers of 256", our_step, their_step)]
+
+
+# ── report ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def measure(compare: Compare) -> list[Row]:
+    torch.manual_seed(0)
+    parts = (recurrent_rows, decoder_rows, encoder_rows, seq2seq_rows)
+    return [row for part in parts for row in part(compare)]
+
+
+def test_architectures_meet_their_floors():
+    rows = measure(compare)
+    Console(width=120).print(table(TITLE, rows))
+    missed = [f"{row.name}: {row.ratio:.2f} < {row.floor}" for row in rows if row.missed]
+    assert not missed, "; ".join(missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(TITLE, measure, __doc__))

@@ -1,0 +1,121 @@
+"""Two implementations timed in turns: rows, a table, and an exit status.
+
+The two sides run one after the other, the order alternating, and a ratio is the median over the
+pairs: above one, ours is faster. Floors are held in processor time on one thread, since on a loaded
+machine a side that waits for a core looks many times slower on the clock than it is. On a quiet
+machine `--clock` adds the ratio on the clock with all threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: medians in milliseconds of processor time, and ratios theirs/ours."""
+
+    name: str
+    ours_ms: float
+    theirs_ms: float
+    ratio: float
+    low: float
+    high: float
+    floor: float | None
+    clock_ratio: float | None = None
+
+    @property
+    def missed(self) -> bool:
+        return self.floor is not None and self.ratio < self.floor
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def seconds(call: Call, clock: Callable[[], float]) -> float:
+    start = clock()
+    call()
+    return clock() - start
+
+
+def pairs(
+    ours: Call, theirs: Call, repeats: int, clock: Callable[[], float]
+) -> list[tuple[float, float]]:
+    """Seconds of both sides, once for warming up and then `repeats` times in turns."""
+    ours(), theirs()
+    found = []
+    for i in range(repeats):
+        if i % 2:
+            their_seconds, our_seconds = seconds(theirs, clock), seconds(ours, clock)
+        else:
+            our_seconds, their_seconds = seconds(ours, clock), seconds(theirs, clock)
+        found.append((our_seconds, their_seconds))
+    return found
+
+
+def compare(
+    name: str,
+    ours: Call,
+    theirs: Call,
+    *,
+    floor: float | None = None,
+    repeats: int = 7,
+    clock: bool = False,
+) -> Row:
+    """Time both sides; `floor` is the least ratio that is promised, None where nothing is."""
+    with threads(1):
+        found = pairs(ours, theirs, repeats, time.process_time)
+    ratios = [their_time / our_time for our_time, their_time in found]
+    our_ms, their_ms = (1e3 * statistics.median(side) for side in zip(*found, strict=True))
+    clocked = pairs(ours, theirs, repeats, time.perf_counter) if clock else []
+    clock_ratio = statistics.median(theirs / ours for ours, theirs in clocked) if clock else None
+    middle = statistics.median(ratios)
+    return Row(name, our_ms, their_ms, middle, min(ratios), max(ratios), floor, clock_ratio)
+
+
+def table(title: str, rows: list[Row]) -> Table:
+    shown = Table(title=title)
+    all_threads = f"{torch.get_num_threads()} threads"
+    for column in ("", "ours ms", "theirs ms", "ratio", "range", "floor", all_threads):
+        shown.add_column(column, justify="right" if column else "left")
+    for row in rows:
+        floor = "" if row.floor is None else f"{row.floor:.1f} {'missed' if row.missed else 'met'}"
+        spread = f"{row.low:.2f} – {row.high:.2f}"
+        clock = "" if row.clock_ratio is None else f"{row.clock_ratio:.2f}×"
+        cells = f"{row.ours_ms:.1f}", f"{row.theirs_ms:.1f}", f"{row.ratio:.2f}×", spread, floor
+        shown.add_row(row.name, *cells, clock, style="red" if row.missed else None)
+    return shown
+
+
+def main(title: str, measure: Callable[[Callable[..., Row]], list[Row]], description: str) -> int:
+    """Print what `measure(compare)` finds; return 1 when a floor is missed."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", metavar="FILE", help="write the rows there too")
+    parser.add_argument("--clock", action="store_true", help="also by the clock, all threads")
+    arguments = parser.parse_args()
+    rows = measure(partial(compare, clock=arguments.clock))
+    Console(width=120).print(table(title, rows))
+    if arguments.json:
+        with open(arguments.json, "w", encoding="utf-8") as file:
+            json.dump([asdict(row) for row in rows], file, indent=2)
+    return int(any(row.missed for row in rows))
