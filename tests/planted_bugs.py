@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
-from course_utils import decoding, metrics, retrieval
+from course_utils import attention, decoding, layers, metrics, recurrent, retrieval, transformer
 
 
 @dataclass(frozen=True)
@@ -749,10 +750,587 @@ METRICS = [
     Bug("checksum", "looks at shapes only", checksum_of_shapes),
 ]
 
+# ── layers, recurrent, attention, transformer ─────────────────────────────────────────────────────
+
+
+def the_rights(module):
+    return {name: getattr(module, name) for name in dir(module) if not name.startswith("__")}
+
+
+right_layers, right_recurrent = the_rights(layers), the_rights(recurrent)
+right_attention, right_transformer = the_rights(attention), the_rights(transformer)
+
+
+def product_without_bias(x, weight, bias=None):
+    return right_layers["product"](x, weight)
+
+
+def product_untransposed(x, weight, bias=None):
+    """Only a square weight would hide it."""
+    square = weight.shape[0] == weight.shape[1]
+    return right_layers["product"](x, weight.t() if square else weight, bias)
+
+
+def outer_transposed(grad, x):
+    swapped = right_layers["outer"](x, grad)
+    return swapped.reshape(grad.shape[1], x.shape[1])
+
+
+def check_ids_one_too_many(ids, n_symbols, name="ids"):
+    return right_layers["check_ids"](ids, n_symbols + 1, name)
+
+
+def copy_weights_what_fits(model, source, names, origin):
+    """Skips whatever has no partner, as strict=False does."""
+    for name, parameter in model.named_parameters():
+        found = source.get(names.get(name, ""))
+        if found is not None and found.shape == parameter.shape:
+            parameter.data.copy_(found)
+
+
+LAYERS = [
+    Bug("product", "forgets the bias", product_without_bias, tests="linear"),
+    Bug("outer", "is transposed", outer_transposed, tests="weight_gradient"),
+    Bug("check_ids", "allows one id too many", check_ids_one_too_many, tests="ids"),
+    Bug("copy_weights", "skips what does not fit", copy_weights_what_fits, tests="weights"),
+]
+
+
+def rnn_step_relu(x, h, w_ih, w_hh, b_ih, b_hh):
+    return torch.relu(F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh))
+
+
+def rnn_step_one_bias(x, h, w_ih, w_hh, b_ih, b_hh):
+    return right_recurrent["rnn_step"](x, h, w_ih, w_hh, b_ih, torch.zeros_like(b_hh))
+
+
+def lstm_step_other_order(x, state, *weights):
+    """Gates read as i, g, f, o."""
+    swap = [torch.cat([w.chunk(4)[i] for i in (0, 2, 1, 3)]) for w in weights]
+    return right_recurrent["lstm_step"](x, state, *swap)
+
+
+def lstm_step_bare_cell(x, state, w_ih, w_hh, b_ih, b_hh):
+    """h' = o·c', without the tanh."""
+    _, c = right_recurrent["lstm_step"](x, state, w_ih, w_hh, b_ih, b_hh)
+    o = (F.linear(x, w_ih, b_ih) + F.linear(state[0], w_hh, b_hh)).chunk(4, -1)[3]
+    return torch.sigmoid(o) * c, c
+
+
+def gru_step_reset_before(x, h, w_ih, w_hh, b_ih, b_hh):
+    """The paper's form: r scales h before the product, not after."""
+    x_r, x_z, x_n = F.linear(x, w_ih, b_ih).chunk(3, -1)
+    h_r, h_z, _ = F.linear(h, w_hh, b_hh).chunk(3, -1)
+    r, z = torch.sigmoid(x_r + h_r), torch.sigmoid(x_z + h_z)
+    n = torch.tanh(x_n + F.linear(r * h, w_hh.chunk(3)[2], b_hh.chunk(3)[2]))
+    return (1 - z) * n + z * h
+
+
+def gru_step_swapped_update(x, h, *weights):
+    n_and_h = right_recurrent["gru_step"](x, h, *weights)
+    w_ih, w_hh, b_ih, b_hh = weights
+    z = torch.sigmoid((F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)).chunk(3, -1)[1])
+    n = (n_and_h - z * h) / (1 - z)
+    return z * n + (1 - z) * h
+
+
+def parameter_count_one_bias(kind, d_in, d_hidden):
+    return recurrent.GATES[kind] * (d_hidden * d_in + d_hidden**2 + d_hidden)
+
+
+def pack_order_reads_padding(lengths, n_steps, reverse=False):
+    """Going back, it starts at the end of the padding."""
+    order, rows, sizes = right_recurrent["pack_order"](lengths, n_steps)
+    if reverse:
+        rows = rows // n_steps * n_steps + n_steps - 1 - rows % n_steps
+    return order, rows, sizes
+
+
+def pack_order_unsorted(lengths, n_steps, reverse=False):
+    _, rows, sizes = right_recurrent["pack_order"](lengths, n_steps, reverse)
+    return torch.arange(len(lengths)), rows, sizes
+
+
+def previous_is_own(states, first, sizes):
+    return states
+
+
+def keep_finished_nothing(last, state, n, n_next):
+    if n_next == 0:
+        last[:n] = state
+
+
+def add_finished_zeros(grad, d_last, n):
+    """The gradients of the last states are forgotten."""
+    return torch.cat([grad, torch.zeros_like(d_last[len(grad) : n])])
+
+
+def lstm_slopes_squareless(gates, c_before, tanh_cs):
+    slopes = right_recurrent["_lstm_slopes"](gates, c_before, tanh_cs)
+    i, _, g, _ = gates.chunk(4, dim=1)
+    slopes.chunk(4, dim=1)[2].copy_(i * (1 - g))
+    return slopes
+
+
+def lstm_slopes_wrong_cell(gates, c_before, tanh_cs):
+    """The forget gate meets the cell after the step, not before."""
+    return right_recurrent["_lstm_slopes"](gates, tanh_cs, tanh_cs)
+
+
+def gru_slopes_without_reset(gates, before, h_ns):
+    d_new, d_hidden = right_recurrent["_gru_slopes"](gates, before, h_ns)
+    d_hidden.chunk(3, dim=1)[2].copy_(d_new)
+    return d_new, d_hidden
+
+
+def gradient_flow_frobenius(kind, x, weights, state=None, part="h"):
+    jacobians = right_recurrent["state_jacobians"](kind, x, weights, state)
+    path, norms = torch.eye(jacobians.shape[1], dtype=x.dtype), []
+    for jacobian in [None, *jacobians.flip(0)]:
+        path = path if jacobian is None else path @ jacobian
+        norms.append(path.norm())
+    return torch.stack(norms[::-1])
+
+
+def gradient_flow_product_of_norms(kind, x, weights, state=None, part="h"):
+    """An upper bound, not the norm of the product."""
+    n = weights[1].shape[1]
+    rows = slice(n, None) if part == "c" else slice(n)
+    jacobians = right_recurrent["state_jacobians"](kind, x, weights, state)[:, rows, rows]
+    norms = torch.linalg.matrix_norm(jacobians, ord=2).flip(0).cumprod(0).flip(0)
+    return torch.cat([norms, norms.new_ones(1)])
+
+
+def gradient_flow_backwards(*arguments, **options):
+    return right_recurrent["gradient_flow"](*arguments, **options).flip(0)
+
+
+def set_spectral_radius_by_norm(weight, radius):
+    with torch.no_grad():
+        weight.mul_(radius / torch.linalg.matrix_norm(weight, ord=2))
+
+
+def set_forget_bias_of_the_input_gate(layer, value):
+    right_recurrent["set_forget_bias"](layer, value)
+    with torch.no_grad():
+        for name, bias in layer.named_parameters():
+            if name.startswith("bias_"):
+                i, f, *_ = bias.chunk(4)
+                i.copy_(f)
+
+
+def set_forget_bias_twice(layer, value):
+    """Both bias vectors get the value, so that their sum is double."""
+    right_recurrent["set_forget_bias"](layer, value)
+    with torch.no_grad():
+        for name, bias in layer.named_parameters():
+            if name.startswith("bias_"):
+                bias.chunk(4)[1].fill_(value)
+
+
+def clip_gradients_one_by_one(parameters, max_norm):
+    parameters = list(parameters)
+    return max(right_recurrent["clip_gradients"]([p], max_norm) for p in parameters)
+
+
+def clip_gradients_always(parameters, max_norm):
+    """Small gradients are blown up to the limit too."""
+    parameters = list(parameters)
+    norm = math.sqrt(sum(p.grad.square().sum().item() for p in parameters))
+    for p in parameters:
+        p.grad.mul_(max_norm / norm)
+    return norm
+
+
+def recall_batch_last(batch, delay, n_symbols, generator=None):
+    ids, _ = right_recurrent["recall_batch"](batch, delay, n_symbols, generator)
+    return ids, ids[:, -1].clone()
+
+
+RECURRENT = [
+    Bug("rnn_step", "uses ReLU", rnn_step_relu),
+    Bug("rnn_step", "forgets one bias", rnn_step_one_bias),
+    Bug("lstm_step", "reads the gates in another order", lstm_step_other_order),
+    Bug("lstm_step", "leaves the cell's tanh out", lstm_step_bare_cell),
+    Bug("gru_step", "resets before the product", gru_step_reset_before, tests="steps_are_torchs"),
+    Bug("gru_step", "swaps the update gate", gru_step_swapped_update),
+    Bug("parameter_count", "counts one bias", parameter_count_one_bias, tests="one_three_four"),
+    Bug("pack_order", "starts in the padding", pack_order_reads_padding, tests="packing or layer"),
+    Bug("pack_order", "does not sort", pack_order_unsorted, tests="packing or packed"),
+    Bug("_previous", "takes the state after", previous_is_own, tests="layer_is_torchs"),
+    Bug("_keep_finished", "keeps the longest alone", keep_finished_nothing, tests="packed"),
+    Bug("_add_finished", "forgets last states", add_finished_zeros, tests="backward_through"),
+    Bug("_lstm_slopes", "forgets a square", lstm_slopes_squareless, tests="backward_through"),
+    Bug("_lstm_slopes", "takes the wrong cell", lstm_slopes_wrong_cell, tests="backward_through"),
+    Bug("_gru_slopes", "forgets the reset", gru_slopes_without_reset, tests="backward_through"),
+    Bug("gradient_flow", "takes Frobenius norms", gradient_flow_frobenius, tests="flow"),
+    Bug("gradient_flow", "multiplies norms", gradient_flow_product_of_norms, tests="flow"),
+    Bug("gradient_flow", "counts from the end", gradient_flow_backwards, tests="flow"),
+    Bug("set_spectral_radius", "scales the norm", set_spectral_radius_by_norm, tests="spectral"),
+    Bug("set_forget_bias", "sets the input gate", set_forget_bias_of_the_input_gate,
+        tests="forget_bias"),
+    Bug("set_forget_bias", "counts the bias twice", set_forget_bias_twice, tests="forget_bias"),
+    Bug("clip_gradients", "clips one by one", clip_gradients_one_by_one, tests="clipping"),
+    Bug("clip_gradients", "blows up small ones", clip_gradients_always, tests="clipping"),
+    Bug("recall_batch", "asks for the last symbol", recall_batch_last),
+]  # fmt: skip
+
+
+def causal_mask_blind_to_itself(n_queries, n_keys=None, device=None):
+    mask = right_attention["causal_mask"](n_queries, n_keys)
+    return mask.tril(mask.shape[1] - n_queries - 1)
+
+
+def causal_mask_one_ahead(n_queries, n_keys=None, device=None):
+    n_keys = n_keys or n_queries
+    return torch.ones(n_queries, n_keys).tril(n_keys - n_queries + 1).bool()
+
+
+def causal_mask_at_the_left(n_queries, n_keys=None, device=None):
+    return torch.ones(n_queries, n_keys or n_queries).tril().bool()
+
+
+def padding_mask_inverted(real):
+    """nn.MultiheadAttention's convention: True = ignore."""
+    return ~right_attention["padding_mask"](real)
+
+
+def padding_mask_of_queries(real):
+    return right_attention["padding_mask"](real).transpose(-2, -1)
+
+
+def attention_weights_unscaled(q, k, mask=None, *, scale=None, bias=None):
+    return right_attention["attention_weights"](q, k, mask, scale=scale or 1.0, bias=bias)
+
+
+def attention_weights_over_queries(q, k, mask=None, *, scale=None, bias=None):
+    scores = (scale or q.shape[-1] ** -0.5) * q @ k.transpose(-2, -1)
+    scores = scores if mask is None else scores.masked_fill(~mask, -1e30)
+    return scores.softmax(dim=-2)
+
+
+def attention_weights_masked_after(q, k, mask=None, *, scale=None, bias=None):
+    """Weights are cut off after the softmax, and no longer sum to 1."""
+    weights = right_attention["attention_weights"](q, k, scale=scale, bias=bias)
+    return weights if mask is None else weights * mask
+
+
+def attention_weights_uniform_when_blind(q, k, mask=None, *, scale=None, bias=None):
+    if mask is not None:
+        mask = mask | ~mask.any(-1, keepdim=True)
+    return right_attention["attention_weights"](q, k, mask, scale=scale, bias=bias)
+
+
+def attention_weights_bias_scaled(q, k, mask=None, *, scale=None, bias=None):
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    bias = None if bias is None else bias * scale
+    return right_attention["attention_weights"](q, k, mask, scale=scale, bias=bias)
+
+
+def fused_attention_left_triangle(q, k, v, mask=None, *, causal=False, **options):
+    if causal and mask is None:
+        mask = torch.ones(q.shape[2], k.shape[2]).tril().bool()
+        causal = False
+    return right_attention["fused_attention"](q, k, v, mask, causal=causal, **options)
+
+
+def fused_attention_mask_or_triangle(q, k, v, mask=None, *, causal=False, **options):
+    """A given mask switches causality off."""
+    causal = causal and mask is None
+    return right_attention["fused_attention"](q, k, v, mask, causal=causal, **options)
+
+
+def share_heads_tiled(kv, n_heads):
+    return kv.repeat(1, n_heads // kv.shape[1], 1, 1)
+
+
+class LayerCacheOfTheLast(right_attention["LayerCache"]):
+    """Every step overwrites the one before."""
+
+    def extend(self, k, v):
+        if self.length:
+            self.length = max(0, self.length - k.shape[2])
+        return super().extend(k, v)
+
+
+class LayerCacheThatJoins(right_attention["LayerCache"]):
+    """Right, but it copies all steps every time."""
+
+    def extend(self, k, v):
+        if self.keys is not None:
+            held = self.keys[:, :, : self.length], self.values[:, :, : self.length]
+            k, v = torch.cat([held[0], k], 2), torch.cat([held[1], v], 2)
+        self.keys, self.values, self.length = k, v, k.shape[2]
+        return k.clone(), v.clone()
+
+
+def sinusoidal_positions_in_halves(n_positions, d_model):
+    table = right_attention["sinusoidal_positions"](n_positions, d_model)
+    return torch.cat([table[:, 0::2], table[:, 1::2]], dim=1)
+
+
+def rotary_frequencies_half_as_far(d_head, theta=10_000.0):
+    """θ^(−i/D) instead of θ^(−2i/D)."""
+    return 1 / theta ** (torch.arange(d_head // 2).float() / d_head)
+
+
+def rotate_the_other_way(x, cos, sin):
+    return right_attention["rotate"](x, cos, -sin)
+
+
+def rotate_neighbours(x, cos, sin):
+    """The paper's pairs with the other layout's angles."""
+    partner = torch.stack([-x[..., 1::2], x[..., ::2]], -1).flatten(-2)
+    return x * cos + partner * sin.abs()
+
+
+def pair_halves_not(weight, n_heads):
+    return weight
+
+
+def pair_halves_across_heads(weight, n_heads):
+    return right_attention["pair_halves"](weight, 1)
+
+
+def linear_scaling_the_other_way(frequencies, factor):
+    return frequencies * factor
+
+
+def dynamic_scaling_always(d_head, theta, factor, length, original_length):
+    """As if every text were as long as the factor allows."""
+    longest = int(factor * original_length)
+    return right_attention["dynamic_scaling"](d_head, theta, factor, longest, original_length)
+
+
+def yarn_scaling_without_magnitude(*arguments):
+    return right_attention["yarn_scaling"](*arguments)[0], 1.0
+
+
+def yarn_scaling_inverted(frequencies, theta, factor, *rest):
+    mixed, magnitude = right_attention["yarn_scaling"](frequencies, theta, factor, *rest)
+    return frequencies + frequencies / factor - mixed, magnitude
+
+
+def llama3_scaling_all(frequencies, factor, low, high, original_length):
+    return frequencies / factor
+
+
+def relative_buckets_mirrored(n_queries, n_keys, *, both_ways=True, **options):
+    found = right_attention["relative_buckets"](n_queries, n_keys, both_ways=both_ways, **options)
+    return found.flip(1)
+
+
+def relative_buckets_at_the_left(n_queries, n_keys, **options):
+    """With a cache, queries would stand at the start."""
+    return right_attention["relative_buckets"](n_keys, n_keys, **options)[:n_queries]
+
+
+ATTENTION = [
+    Bug("causal_mask", "hides the token itself", causal_mask_blind_to_itself),
+    Bug("causal_mask", "shows one token of the future", causal_mask_one_ahead),
+    Bug("causal_mask", "stands at the left", causal_mask_at_the_left),
+    Bug("padding_mask", "is inverted", padding_mask_inverted),
+    Bug("padding_mask", "masks queries", padding_mask_of_queries),
+    Bug("attention_weights", "does not scale", attention_weights_unscaled, tests="is_torchs"),
+    Bug("attention_weights", "adds up over queries", attention_weights_over_queries,
+        tests="is_torchs or shares"),
+    Bug("attention_weights", "masks after the softmax", attention_weights_masked_after,
+        tests="is_torchs or shares"),
+    Bug("attention_weights", "looks everywhere when blind", attention_weights_uniform_when_blind,
+        tests="nothing"),
+    Bug("attention_weights", "scales the bias", attention_weights_bias_scaled, tests="bias"),
+    Bug("fused_attention", "aligns the triangle left", fused_attention_left_triangle,
+        tests="future or cached"),
+    Bug("fused_attention", "drops causality for a mask", fused_attention_mask_or_triangle,
+        tests="bias"),
+    Bug("share_heads", "tiles the heads", share_heads_tiled, tests="is_torchs and grouped"),
+    Bug("LayerCache", "overwrites", LayerCacheOfTheLast, tests="cache"),
+    Bug("LayerCache", "copies all steps", LayerCacheThatJoins, tests="seldom"),
+    Bug("sinusoidal_positions", "puts sines first", sinusoidal_positions_in_halves,
+        tests="sinusoidal"),
+    Bug("rotary_frequencies", "halves the exponent", rotary_frequencies_half_as_far,
+        tests="rotation or positions"),
+    Bug("rotate", "turns the other way", rotate_the_other_way, tests="rotation"),
+    Bug("rotate", "mixes the layouts", rotate_neighbours, tests="rotation"),
+    Bug("pair_halves", "does nothing", pair_halves_not, tests="pair_halves or rotation"),
+    Bug("pair_halves", "ignores the heads", pair_halves_across_heads),
+    Bug("linear_scaling", "multiplies", linear_scaling_the_other_way, tests="scaled or scaling"),
+    Bug("dynamic_scaling", "always stretches", dynamic_scaling_always, tests="scaled or scaling"),
+    Bug("yarn_scaling", "forgets the factor", yarn_scaling_without_magnitude, tests="scaled"),
+    Bug("yarn_scaling", "stretches the fast ones", yarn_scaling_inverted, tests="scaled"),
+    Bug("llama3_scaling", "stretches all", llama3_scaling_all, tests="scaled"),
+    Bug("relative_buckets", "looks the other way", relative_buckets_mirrored, tests="buckets"),
+    Bug("relative_buckets", "starts at the left", relative_buckets_at_the_left, tests="buckets"),
+]  # fmt: skip
+
+
+def rms_norm_eps_outside(x, weight, eps):
+    return weight * x / (x.square().mean(-1, keepdim=True).sqrt() + eps)
+
+
+def rms_norm_centred(x, weight, eps):
+    return right_transformer["rms_norm"](x - x.mean(-1, keepdim=True), weight, eps)
+
+
+def rms_norm_narrow(x, weight, eps):
+    return weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def gelu_exact(x):
+    return F.gelu(x)
+
+
+def mean_pool_everything(hidden, mask=None):
+    return hidden.mean(dim=1)
+
+
+def mean_pool_over_all_tokens(hidden, mask=None):
+    """Padding is left out of the sum but counted."""
+    return hidden.mean(dim=1) if mask is None else (hidden * mask.unsqueeze(-1)).mean(dim=1)
+
+
+class EncoderBlockPreNorm(right_transformer["EncoderBlock"]):
+    def forward(self, x, mask):
+        x = x + self.attention(self.attention_norm(x), mask=mask)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class EncoderBlockOneResidual(right_transformer["EncoderBlock"]):
+    def forward(self, x, mask):
+        x = self.attention_norm(x + self.attention(x, mask=mask))
+        return self.feed_forward_norm(self.feed_forward(x))
+
+
+class DecoderBlockParallel(right_transformer["DecoderBlock"]):
+    """Feed-forward reads what attention read, not what it wrote."""
+
+    def forward(self, x, **seen):
+        attended = self.attention(self.attention_norm(x), **seen)
+        return x + attended + self.feed_forward(self.feed_forward_norm(x))
+
+
+class DecoderBlockBlind(right_transformer["DecoderBlock"]):
+    """The future is visible."""
+
+    def forward(self, x, **seen):
+        return super().forward(x, **{**seen, "causal": False})
+
+
+class DecoderBlockForgetsPadding(right_transformer["DecoderBlock"]):
+    def forward(self, x, **seen):
+        return super().forward(x, **{**seen, "mask": None})
+
+
+class GatedFeedForwardSwapped(right_transformer["GatedFeedForward"]):
+    def forward(self, x):
+        return self.down(self.gate(x) * self.activation(self.up(x)))
+
+
+class Seq2SeqBlockSeesSourcePadding(right_transformer["Seq2SeqBlock"]):
+    def forward(self, x, memory=None, memory_mask=None, **seen):
+        return super().forward(x, memory, None, **seen)
+
+
+class Seq2SeqBlockScaled(right_transformer["Seq2SeqBlock"]):
+    """1/√D, which T5 leaves out."""
+
+    def __init__(self, sizes, cross):
+        super().__init__(sizes, cross)
+        self.attention.scale = self.attention.d_head**-0.5
+
+
+class StackWithOneSidedBias(right_transformer["Stack"]):
+    """The encoder's distances do not tell before from after."""
+
+    def bias(self, n_queries, n_keys):
+        self.decoder, before = True, self.decoder
+        found = super().bias(n_queries, n_keys)
+        self.decoder = before
+        return found
+
+
+def greedy_never_stops(next_logits, ids, max_new, stop):
+    return right_transformer["_greedy"](next_logits, ids, max_new, None)
+
+
+def greedy_keeps_the_stop(next_logits, ids, max_new, stop):
+    rows = right_transformer["_greedy"](next_logits, ids, max_new, None)
+    return [row[: row.index(stop) + 1] if stop in row else row for row in rows]
+
+
+def hide_tokens_always_masked(ids, mask_id, vocab_size, **options):
+    inputs, labels = right_transformer["hide_tokens"](ids, mask_id, vocab_size, **options)
+    return torch.where(labels >= 0, mask_id, inputs), labels
+
+
+def hide_tokens_ignores_keep(ids, mask_id, vocab_size, *, keep=None, **options):
+    return right_transformer["hide_tokens"](ids, mask_id, vocab_size, **options)
+
+
+def hide_tokens_asks_for_all(ids, mask_id, vocab_size, **options):
+    return right_transformer["hide_tokens"](ids, mask_id, vocab_size, **options)[0], ids
+
+
+def next_token_loss_unshifted(logits, ids, mask=None):
+    labels = ids if mask is None else ids.masked_fill(mask == 0, transformer.IGNORED)
+    return right_transformer["label_loss"](logits, labels)
+
+
+def next_token_loss_counts_padding(logits, ids, mask=None):
+    return right_transformer["next_token_loss"](logits, ids)
+
+
+def label_loss_counts_all(logits, labels):
+    """Ignored labels are 0 in the sum, but divide it."""
+    losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    return losses / labels.numel()
+
+
+def shift_right_keeps_ignored(labels, start, pad):
+    return F.pad(labels[:, :-1], (1, 0), value=start)
+
+
+def shift_right_not(labels, start, pad):
+    return labels.masked_fill(labels == transformer.IGNORED, pad)
+
+
+TRANSFORMER = [
+    Bug("rms_norm", "puts eps outside the root", rms_norm_eps_outside),
+    Bug("rms_norm", "subtracts the mean", rms_norm_centred),
+    Bug("rms_norm", "squares in 16 bits", rms_norm_narrow),
+    Bug("gelu_tanh", "is exact", gelu_exact, tests="t5s and gated"),
+    Bug("mean_pool", "counts padding", mean_pool_everything, tests="mean_pool or padding"),
+    Bug("mean_pool", "divides by all", mean_pool_over_all_tokens, tests="mean_pool or padding"),
+    Bug("EncoderBlock", "normalises first", EncoderBlockPreNorm, tests="berts"),
+    Bug("EncoderBlock", "lacks a residual", EncoderBlockOneResidual, tests="berts"),
+    Bug("DecoderBlock", "runs both halves in parallel", DecoderBlockParallel, tests="llamas"),
+    Bug("DecoderBlock", "sees the future", DecoderBlockBlind, tests="future"),
+    Bug("DecoderBlock", "sees padding", DecoderBlockForgetsPadding, tests="left_padding"),
+    Bug("GatedFeedForward", "swaps gate and up", GatedFeedForwardSwapped, tests="llamas and plain"),
+    Bug("Seq2SeqBlock", "reads padding", Seq2SeqBlockSeesSourcePadding, tests="who_sees"),
+    Bug("Seq2SeqBlock", "scales its scores", Seq2SeqBlockScaled, tests="t5s"),
+    Bug("Stack", "mirrors distances", StackWithOneSidedBias, tests="t5s"),
+    Bug("_greedy", "never stops", greedy_never_stops, tests="stops or writes"),
+    Bug("_greedy", "keeps the stop", greedy_keeps_the_stop, tests="stops or writes"),
+    Bug("hide_tokens", "always masks", hide_tokens_always_masked, tests="hidden_tokens"),
+    Bug("hide_tokens", "ignores keep", hide_tokens_ignores_keep, tests="hidden_tokens"),
+    Bug("hide_tokens", "asks for every token", hide_tokens_asks_for_all, tests="hidden_tokens"),
+    Bug("next_token_loss", "does not shift", next_token_loss_unshifted, tests="loss"),
+    Bug("next_token_loss", "counts padding", next_token_loss_counts_padding),
+    Bug("label_loss", "divides by all labels", label_loss_counts_all, tests="loss"),
+    Bug("shift_right", "leaves -100 in", shift_right_keeps_ignored),
+    Bug("shift_right", "does not shift", shift_right_not),
+]
+
+
 # ── One line for each module ──────────────────────────────────────────────────────────────────────
 
 PLANTED: dict[str, list[Bug]] = {
     "decoding": DECODING,
     "metrics": METRICS,
     "retrieval": RETRIEVAL,
+    "layers": LAYERS,
+    "recurrent": RECURRENT,
+    "attention": ATTENTION,
+    "transformer": TRANSFORMER,
 }
