@@ -331,7 +331,9 @@ def greedy(
 
 
 def _likeliest_token(logits: Tensor) -> Tensor:
-    return logits.argmax(-1, keepdim=True)
+    best = logits.max(-1, keepdim=True)
+    _refuse_broken(best.values)
+    return best.indices
 
 
 def sample(
@@ -350,6 +352,7 @@ def sample(
     """
 
     def draw(logits: Tensor) -> Tensor:
+        _refuse_broken(logits.amax(-1))
         return _wide(logits).softmax(-1).multinomial(1, generator=generator)
 
     return _write(next_logits, prompt, max_new_tokens, draw, stop, process)
@@ -372,9 +375,7 @@ def _write(
     running = torch.ones(len(ids), 1, dtype=torch.bool, device=ids.device)
     for _ in range(max_new_tokens):
         logits = _ask(next_logits, ids)
-        shaped = process(logits, ids) if process else logits
-        _refuse_broken(shaped.amax(-1))
-        chosen = choose(shaped)  # (B, 1)
+        chosen = choose(process(logits, ids) if process else logits)  # (B, 1)
         gained = _wide(logits).log_softmax(-1).gather(-1, chosen)
         logprob += torch.where(running, gained, 0)
         ids = torch.cat([ids, chosen], dim=1)
@@ -686,7 +687,7 @@ class CachedNextLogits:
     def __call__(self, ids: Tensor) -> Tensor:
         known = self._align(ids)
         self.ids = None  # an interrupted call must not leave ids that the cache does not match
-        with torch.inference_mode():
+        with torch.no_grad():
             output = self.model(
                 input_ids=ids[:, known:],
                 past_key_values=self.cache,
@@ -695,7 +696,7 @@ class CachedNextLogits:
             )
         self.ids, self.cache = ids.clone(), output.past_key_values
         self.tokens_read += ids[:, known:].numel()
-        return output.logits[:, -1].clone()  # outside inference mode: an ordinary tensor
+        return output.logits[:, -1]
 
     def _align(self, ids: Tensor) -> int:
         """Order the cache to match the rows of `ids`; return how many tokens each row shares."""

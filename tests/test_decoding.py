@@ -981,6 +981,17 @@ def test_cachednextlogits_gives_ordinary_tensors(tiny):
     assert not logits.is_inference()
 
 
+def test_cachednextlogits_goes_on_after_a_loop(tiny):
+    """The loops run in inference mode; what they left in the cache must be of use outside it."""
+    cached, plain = decoding.CachedNextLogits(tiny), decoding.next_logits_of(tiny)
+    beams = decoding.beam_search(cached, prompts(1)[0], 4)
+    ids = cached.ids[[1, 0, 1]]
+    ids = torch.cat([ids, torch.tensor([[5], [6], [7]])], dim=1)
+    read = cached.tokens_read
+    close(cached(ids), plain(ids))
+    assert (cached.tokens_read - read, len(beams)) == (3, 4)
+
+
 def test_cachednextlogits_works_for_a_model_without_logits_to_keep(tiny):
     class Wrapped(torch.nn.Module):
         def forward(self, **arguments):
