@@ -354,8 +354,9 @@ class Recurrent(nn.Module):
         sequence ends; a sequence of length 0 keeps its first state. Raises ValueError on sizes that
         do not fit.
         """
-        if torch.is_autocast_enabled(x.device.type):  # the scans stay in the weights' own precision
-            with torch.autocast(x.device.type, enabled=False):
+        kind = x.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):  # the scans stay in the weights' precision
                 return self.forward(x.to(self.weight_ih_l0.dtype), lengths, state)
         self._check_inputs(x)
         lengths = _check_lengths(lengths, x)

@@ -225,6 +225,30 @@ def test_autocast_keeps_the_states_precision():
     torch.testing.assert_close(outputs, layer(x.bfloat16().float())[0])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_devices(kind):
+    """On torch's "meta" device, which computes nothing but refuses a tensor made elsewhere."""
+    model = seq2seq(kind=kind, n_layers=2, bidirectional=True, attention=True).to("meta")
+    logits = model(SOURCE.to("meta"), TARGET.to("meta"), SOURCE_LENGTHS)
+    logits.sum().backward()
+    assert logits.device.type == model.out.weight.grad.device.type == "meta"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", KINDS)
+def test_gpu_computes_what_the_cpu_does(kind):
+    layer = recurrent.Recurrent(kind, D_IN, D_HIDDEN, n_layers=2, bidirectional=True)
+    results = []
+    for device in ("cpu", "cuda"):
+        layer = layer.to(device)
+        x = torch.ones(4, 6, D_IN, device=device).cumsum(1).requires_grad_()
+        outputs, _ = layer(x, LENGTHS)
+        grads = torch.autograd.grad(outputs.square().sum(), [x, *layer.parameters()])
+        results.append([tensor.cpu() for tensor in (outputs, *grads)])
+    for got, expected in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)  # fp32, other kernels
+
+
 def test_fast_tanh():
     """2σ(2x) − 1 over the whole range, saturated ends included."""
     x = torch.linspace(-100, 100, 20_001)

@@ -636,6 +636,41 @@ def test_autocast(family):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
+def test_other_devices():
+    """On torch's "meta" device, which computes nothing but refuses a tensor made elsewhere."""
+    shared = {"vocab_size": 30, "d_model": 32, "n_heads": 4, "n_layers": 2, "d_ff": 64}
+    scaled = {"scaling": {"rope_type": "dynamic", "factor": 4.0}, "max_positions": 4}
+    masked = transformer.MaskedLM(transformer.Encoder(transformer.EncoderSizes(**shared)))
+    causal = transformer.Decoder(transformer.DecoderSizes(**shared, **scaled))
+    pair = transformer.EncoderDecoder(transformer.EncoderDecoderSizes(**shared))
+    ids = torch.zeros(2, 8, dtype=torch.long, device="meta")
+    mask, cache = torch.ones_like(ids), KVCache(2)
+    inputs, labels = transformer.hide_tokens(ids, 1, 30, keep=mask)
+    transformer.label_loss(masked.to("meta")(inputs, mask), labels).backward()
+    transformer.next_token_loss(causal.to("meta")(ids, mask), ids, mask).backward()
+    pair.to("meta")(ids, transformer.shift_right(ids, 0, 0), mask, mask).sum().backward()
+    with torch.no_grad():
+        causal(ids, cache=cache)
+        assert causal(ids[:, :1], cache=cache).device.type == "meta"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", [bert, llama, t5])
+def test_gpu_computes_what_the_cpu_does(family):
+    """Double precision, so that only the kernels differ; the loss is of every logit."""
+    ours, _ = family()
+    ids, mask = torch.randint(1, 40, (2, 9)), torch.tensor([[1] * 9, [1] * 4 + [0] * 5])
+    results = []
+    for device in ("cpu", "cuda"):
+        ours, on_device = ours.to(device), (ids.to(device), mask.to(device))
+        arguments = (on_device[0], *on_device) if family is t5 else on_device
+        logits = ours(*arguments)[mask.bool().to(device)]
+        grads = torch.autograd.grad(logits.square().mean(), list(ours.parameters()))
+        results.append([tensor.cpu() for tensor in (logits, *grads)])
+    for got, expected in zip(*results, strict=True):
+        close(got, expected, 1e-5)  # rotary angles have 32 bits
+
+
 # ── bad input ─────────────────────────────────────────────────────────────────────────────────────
 
 
