@@ -392,7 +392,12 @@ DECODING = [
         repetition_penalty_subtracts,
         exercise="09.repetition_penalty",
     ),
-    Bug("repetition_penalty", "changes its input", repetition_penalty_in_place),
+    Bug(
+        "repetition_penalty",
+        "changes its input",
+        repetition_penalty_in_place,
+        exercise="09.repetition_penalty",
+    ),
     Bug(
         "repetition_penalty",
         "sees the last token only",
