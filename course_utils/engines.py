@@ -11,9 +11,9 @@ model's own chat template; a list of either is a batch, answered in its order.
 The two engines run the same weights but not the same arithmetic. transformers multiplies the
 dequantized weights in float32. llama.cpp keeps the weights at 4 bits and rounds the *activations*
 to 8 bits, in blocks of 32, before each product: that is where its speed comes from, and it moves a
-next-token log-probability by about a tenth. Greedy decoding then picks another word wherever two
-candidates are closer than that, and from there on the texts are different. The same weights written
-as a float32 GGUF leave nothing to round, and the two engines agree token for token
+next-token log-probability by some tenths of a nat, at times by one. Greedy decoding then picks
+another word wherever two candidates are closer than that, and from there on the texts differ. The
+same weights written as a float32 GGUF leave nothing to round, and the engines agree token for token
 (tests/test_engines.py measures both).
 """
 
@@ -26,15 +26,16 @@ import math
 import os
 import random
 import secrets
+import struct
 import sys
 import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol
 
 from course_utils import assets
 
@@ -46,6 +47,8 @@ __all__ = ["ENGINES", "Answer", "Engine", "EngineError", "load_engine"]
 
 ENGINES = ("llama.cpp", "transformers")
 SMALLEST_WINDOW = 64
+# The number types of a GGUF header, as `struct` calls them.
+GGUF_NUMBERS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 DEFAULT_WINDOW = 2048  # tokens; llama.cpp reserves the memory for all of them beforehand
 # Tokens that end an answer although a model's configuration names only one of them.
 END_OF_TEXT = ("<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|end|>", "<end_of_turn>", "</s>")
@@ -355,11 +358,37 @@ def _gguf(model: str | Path) -> Path:
             f"{str(model)!r} is a folder for transformers, and llama.cpp reads a .gguf file; "
             "use load_engine('transformers', …), or convert the model to GGUF first"
         )
-    file = assets.gguf_path(model)
-    with file.open("rb") as stream:
-        if stream.read(4) != b"GGUF":
-            raise EngineError(f"{file} is not a GGUF file; give the path of one, or a model's name")
-    return file
+    return assets.gguf_path(model)
+
+
+def _gguf_value(stream: BinaryIO, kind: int) -> Any:
+    """Read one value of a GGUF header; 8 is a text, 9 an array, the others are numbers."""
+    if kind == 8:
+        return stream.read(*_unpack(stream, "Q")).decode()
+    if kind == 9:
+        inner, length = _unpack(stream, "IQ")
+        return [_gguf_value(stream, inner) for _ in range(length)]
+    return _unpack(stream, GGUF_NUMBERS[kind])[0]
+
+
+def _unpack(stream: BinaryIO, form: str) -> tuple[Any, ...]:
+    return struct.unpack(f"<{form}", stream.read(struct.calcsize(f"<{form}")))
+
+
+def _trained_window(file: Path) -> int:
+    """Return the context length in the header of a GGUF file, without reading its vocabulary.
+
+    llama.cpp can be asked only after it has reserved the memory for a window, however large.
+    Raises EngineError when the file is no GGUF.
+    """
+    with file.open("rb") as stream, suppress(struct.error, KeyError, UnicodeDecodeError):
+        magic, _, _, entries = _unpack(stream, "4sIQQ")
+        for _ in range(entries if magic == b"GGUF" else 0):
+            key = _gguf_value(stream, 8)
+            value = _gguf_value(stream, *_unpack(stream, "I"))
+            if key.endswith(".context_length"):
+                return value
+    raise EngineError(f"{file} is not a GGUF file; give the path of one, or a model's name")
 
 
 def _xllamacpp() -> Any:
@@ -403,26 +432,24 @@ class _LlamaCpp:
     def __init__(
         self, file: Path, window: int | None, parallel: int, threads: int, device: str
     ) -> None:
-        _refuse_tiny_window(window)
+        self.window = _window(window, _trained_window(file))
         self.parallel = parallel
         self._key = secrets.token_hex()
         self._checked: set[str] = set()
-        self._server = self._start(file, window or DEFAULT_WINDOW, threads, device)
-        try:
-            trained = self._ask("/v1/models")["data"][0]["meta"]["n_ctx_train"]
-            self.window = _window(window, trained)
-        except BaseException:
-            self.close()
-            raise
+        self._server = self._start(file, threads, device)
+        # Warm up, and only then let it be closed: a server stopped before its loop has begun
+        # never notices, and waits for ever.
+        self._ask("/completion", prompt=[0], n_predict=1)
 
-    def _start(self, file: Path, window: int, threads: int, device: str) -> Any:
+    def _start(self, file: Path, threads: int, device: str) -> Any:
         xllamacpp = _xllamacpp()
         params = xllamacpp.CommonParams()
         params.model.path = str(file)
+        params.warmup = False
         params.verbosity = -1  # nothing on stdout or stderr, which notebooks store
         params.api_keys = [self._key]
         params.ui = params.endpoint_slots = params.fit_params = False
-        params.n_ctx = window * self.parallel
+        params.n_ctx = self.window * self.parallel
         params.n_parallel = self.parallel
         params.n_threads_http = 2 * self.parallel + 2  # one for each request on its way
         params.cache_ram_mib = 0  # no second prompt cache: by default it may grow to 8 GiB
@@ -434,8 +461,8 @@ class _LlamaCpp:
         except RuntimeError as error:
             raise EngineError(
                 f"llama.cpp could not load {file}; the file is damaged (fetch it again), needs "
-                f"more memory than there is (context_window {window} × parallel {self.parallel}), "
-                "or needs a newer xllamacpp"
+                f"more memory than there is ({self.parallel} windows of {self.window} tokens), or "
+                "needs a newer xllamacpp"
             ) from error
 
     def _send(self, path: str, body: dict[str, Any]) -> http.client.HTTPConnection:

@@ -165,9 +165,10 @@ def test_greedy_answers_mostly_agree_and_part_only_at_near_ties(hf, written, lla
     equal = {n: sum(at is None or at >= n for at in parted) for n in (1, 4, 8, 16)}
     print(f"of {len(PROMPTS)} answers equal in their first n tokens: {equal}")
     print("nats between the two tokens where they part:", [f"{gap:.2f}" for gap in sorted(gaps)])
-    assert equal[8] >= 20  # 25 of 32 measured
-    # Rounding moves a log-probability by 0.1–0.3, and what it turns around is as close as that, but
-    # for one answer of the 32 (1.13 nats measured): rounding errors add up in the cache, too.
+    assert equal[8] >= 18  # 23 of 32 measured
+    # Rounding usually moves a log-probability by 0.1–0.3, and what it turns around is as close as
+    # that, but for one answer of the 32: rounding the activations of the transformers model to
+    # 8 bits closes that gap too, from 1.13 to 0.10 nats.
     assert min(gaps) >= 0
     assert sum(gap >= 0.6 for gap in gaps) <= 2, gaps
 
@@ -499,6 +500,7 @@ def test_a_missing_package_comes_with_the_remedy(monkeypatch):
     [
         ({"context_window": 1}, "context_window is 1"),
         ({"context_window": 10_000}, "context_window is 10000; .* at most 8192 tokens"),
+        ({"context_window": 10**12}, "at most 8192 tokens"),  # before any memory is reserved
         ({"parallel": 0}, "parallel is 0; it must be at least 1"),
         ({"threads": 0}, "threads is 0; it must be at least 1"),
     ],
@@ -548,6 +550,16 @@ def test_two_engines_at_once_are_silent_and_leave_nothing_behind():
                 threads = me.num_threads()
                 assert threads <= 2, threads  # this one and llama.cpp's logger
         assert me.num_threads() <= threads and not me.children(), me.threads()
+    """)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_an_engine_that_is_closed_at_once_does_not_hang():
+    """A llama.cpp server that is stopped before its loop has begun waits for ever."""
+    done = run_python("""
+        from course_utils.engines import load_engine
+        for _ in range(8):
+            load_engine("llama.cpp", context_window=64, parallel=1).close()
     """)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
