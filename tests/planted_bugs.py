@@ -1,45 +1,24 @@
 """Plausible wrong versions of the package's functions. Each must be rejected by its module's tests.
 
-A module adds a list of `Bug` and one line to `PLANTED`; tests/test_planted_bugs.py does the rest:
-it puts the wrong version in the function's place, runs those of tests/test_<module>.py whose names
-hold the function's name, and wants at least one to fail. The wrong versions also serve the
-exercises: what a check must reject, and which mistake it should name.
+A module adds a list of `Bug`, in a file of its own (tests/planted_<module>.py), and one line to
+`PLANTED`. tests/test_planted_bugs.py does the rest: it puts the wrong version in the function's
+place, runs those of tests/test_<module>.py whose names hold the function's name, and wants at least
+one to fail. The wrong versions also serve the exercises: what a check must reject, and which
+mistake it should name.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from planting import Bug
 
 from course_utils import attention, decoding, layers, metrics, recurrent, retrieval, transformer
-
-
-@dataclass(frozen=True)
-class Bug:
-    """One wrong version of `course_utils.<module>.<function>`.
-
-    `tests` is the pytest -k expression of the tests that must notice, by default the function's
-    name. Tests on real models are left out: those here must notice within a second or so.
-    `exercise` is the id of an exercise whose check must reject the wrong version too, or "".
-    """
-
-    function: str
-    description: str
-    wrong: Callable[..., Any]
-    tests: str = ""
-    exercise: str = ""
-
-    @property
-    def selection(self) -> str:
-        return self.tests or self.function.lower().strip("_")
-
 
 # ── decoding ──────────────────────────────────────────────────────────────────────────────────────
 

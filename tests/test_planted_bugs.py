@@ -10,7 +10,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from planted_bugs import PLANTED, Bug
+from planted_bugs import PLANTED
+from planting import Bug
 
 from course_utils import exercises
 

@@ -1,0 +1,27 @@
+"""What a planted bug is: a plausible wrong version, which the tests must reject."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Bug:
+    """One wrong version of `course_utils.<module>.<function>`.
+
+    `tests` is the pytest -k expression of the tests that must notice, by default the function's
+    name. Tests on real models are left out: those here must notice within a second or so.
+    `exercise` is the id of an exercise whose check must reject the wrong version too, or "".
+    """
+
+    function: str
+    description: str
+    wrong: Callable[..., Any]
+    tests: str = ""
+    exercise: str = ""
+
+    @property
+    def selection(self) -> str:
+        return self.tests or self.function.lower().strip("_")
