@@ -38,6 +38,8 @@ __all__ = [
     "AssetError",
     "Rated",
     "cache_folder",
+    "checkpoint_folder",
+    "data_folder",
     "describe",
     "fetch",
     "fetch_all",
@@ -69,13 +71,18 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("llms-measured", appauthor=False))
 
 
+def data_folder() -> Path:
+    """Return the folder of what the course authored: the installed package's, or the checkout's."""
+    package = Path(__file__).parent
+    installed = package / "_data"
+    return installed if installed.exists() else package.parent / "data"
+
+
 def _catalogue_file() -> Path:
-    """Return the catalogue: COURSE_ASSETS, the installed package's, or the checkout's."""
+    """Return the catalogue: COURSE_ASSETS, or the one among the course's own data."""
     if chosen := os.environ.get("COURSE_ASSETS"):
         return Path(chosen)
-    package = Path(__file__).parent
-    installed = package / "_data" / "assets.toml"
-    return installed if installed.exists() else package.parent / "data" / "assets.toml"
+    return data_folder() / "assets.toml"
 
 
 def _asset(name: str, table: dict[str, Any]) -> Asset:
@@ -405,6 +412,23 @@ def load_encoder(
     Raises AssetError when it can't be had.
     """
     return _load("AutoModel", str(model), "encoder", dtype, device)
+
+
+# ── the course's own checkpoints ────────────────────────────────────────────────────────────────
+
+
+def checkpoint_folder(name: str) -> Path:
+    """Return the folder of a checkpoint that the course trained: weights and a card.
+
+    Raises AssetError, with the command that trains it, when it is not there.
+    """
+    folder = data_folder() / "checkpoints" / name
+    if not (folder / "model.safetensors").is_file():
+        raise AssetError(
+            f"there is no checkpoint {name!r} in {folder.parent}; restore it from the repository, "
+            f"or train it with `course train {name}`"
+        )
+    return folder
 
 
 # ── data ────────────────────────────────────────────────────────────────────────────────────────

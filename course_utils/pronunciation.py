@@ -149,7 +149,7 @@ def padded(rows: Sequence[Sequence[int]], value: int = PAD) -> Tensor:
 
 
 def pairs_of(words: Iterable[Entry]) -> list[tuple[list[int], list[int]]]:
-    """One (letters, phonemes) pair of ids for each pronunciation of each word: what one trains on."""
+    """(letters, phonemes) ids, a pair for each pronunciation: what a model trains on."""
     return [(word_ids(e.word), phoneme_ids(p)) for e in words for p in e.pronunciations]
 
 
