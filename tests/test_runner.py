@@ -120,6 +120,9 @@ def package(tmp_path: Path) -> Path:
         "checks/__init__.py": "",
         "checks/nb09.py": "",
         "checks/nb10.py": "",
+        "assets.py": "",
+        "../data/a_set/test.jsonl": "",
+        "../data/a_set/README.md": "",
     }
     for name, text in files.items():
         path = tmp_path / "pkg" / name
@@ -150,6 +153,9 @@ def _sees(package: Path, source: str, changed: str, name: str = "09_x") -> bool:
         ("import torch", "top.py", False),
         ("from pkg.exercises import check", "checks/nb09.py", True),
         ("from pkg.exercises import check", "checks/nb10.py", False),
+        ("from pkg.assets import load", "../data/a_set/test.jsonl", True),
+        ("from pkg.assets import load", "../data/a_set/README.md", False),
+        ("from pkg import top", "../data/a_set/test.jsonl", False),
         ("this is no python", "top.py", False),
     ],
 )

@@ -27,7 +27,7 @@ def fingerprint(notebook: dict, name: str = "", package: Path = PACKAGE) -> str:
     if package / "exercises.py" in modules and checks.is_file():
         modules |= {checks} | _closure([_read(checks)], package)
     if package / "assets.py" in modules:
-        modules |= _asset_table(package)
+        modules |= _own_data(package)
     digest = hashlib.sha256(json.dumps(sources).encode())
     for path in sorted(modules):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
@@ -40,10 +40,11 @@ def run_key(notebook: dict, name: str, parameters: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _asset_table(package: Path) -> set[Path]:
-    """The table of models and data: beside a checkout's package, inside an installed one."""
-    places = (package.parent / "data" / "assets.toml", package / "_data" / "assets.toml")
-    return {path for path in places if path.is_file()}
+def _own_data(package: Path) -> set[Path]:
+    """Data and checkpoints of the course: beside a checkout's package, inside an installed one."""
+    folders = (package.parent / "data", package / "_data")
+    files = (path for folder in folders for path in folder.rglob("*.*") if path.is_file())
+    return {path for path in files if path.suffix not in {".md", ".py", ".pyc"}}
 
 
 def _read(path: Path) -> str:
