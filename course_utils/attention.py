@@ -361,6 +361,22 @@ def probed(model: nn.Module, look: Callable[[Tensor], Tensor | None]) -> Iterato
             layer.probe = None
 
 
+def path_length(output: Tensor, source: Tensor) -> int:
+    """Fewest operations of torch's graph between a result and a leaf it was computed from.
+
+    So many derivatives a gradient is multiplied by on its shortest way back: the "maximum path
+    length" of Vaswani et al. 2017, table 1, in operations. ValueError when none leads there.
+    """
+    front, seen, length = {output.grad_fn} - {None}, set(), 0
+    while front:
+        if any(getattr(node, "variable", None) is source for node in front):
+            return length
+        seen |= front
+        steps = {following for node in front for following, _ in node.next_functions}
+        front, length = steps - seen - {None}, length + 1
+    raise ValueError("no path leads back; the source must be a leaf that requires a gradient")
+
+
 # ── positions ─────────────────────────────────────────────────────────────────────────────────────
 
 

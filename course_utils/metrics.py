@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def perplexity(logprobs: Sequence[float]) -> float:
@@ -170,6 +170,22 @@ def parameter_bytes(module: nn.Module) -> int:
     tensors = [*module.parameters(), *module.buffers()]
     unique = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
     return sum(storage.nbytes() for storage in unique.values())
+
+
+def kept_for_backward(call: Callable[[], object]) -> int:
+    """Bytes that `call` leaves in memory for its backward pass, shared storage counted once."""
+    from torch.autograd.graph import saved_tensors_hooks
+
+    storages = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage  # held, so that its address is not used again
+        return tensor
+
+    with saved_tensors_hooks(note, lambda tensor: tensor):
+        call()
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def checksum(module: nn.Module) -> str:

@@ -160,6 +160,43 @@ def token_trace(tokens: Sequence[str], values: Sequence[float], *, title: str, y
     show(figure)
 
 
+def heatmaps(
+    panels: Mapping[str, Sequence[Sequence[float]]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    value: str = "",
+    x_names: Sequence[Sequence[str]] = (),
+    y_names: Sequence[Sequence[str]] = (),
+    limits: tuple[float, float] = (0.0, 1.0),
+    size: float = 4.2,
+) -> None:
+    """Draw matrices side by side on one scale of colours: white is the lower limit, grey is NaN.
+
+    `x_names[i]` and `y_names[i]` name the columns and rows of panel i; without them they are
+    counted from 0. `value` names the quantity; without it there is no scale beside the panels.
+    """
+    import matplotlib as mpl
+
+    colours = mpl.colormaps["Blues"].with_extremes(bad="#E0E0E0")
+    figure, axes = new_figure(len(panels), width=size, height=0.85 * size + 0.5, squeeze=False)
+    for i, (axis, (name, matrix)) in enumerate(zip(axes[0], panels.items(), strict=True)):
+        image = axis.imshow(matrix, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
+        if x_names:
+            axis.set_xticks(range(len(x_names[i])), x_names[i], rotation=60, ha="right", fontsize=9)
+        if y_names:
+            axis.set_yticks(range(len(y_names[i])), y_names[i], fontsize=9)
+        axis.grid(visible=False)
+        axis.set_title(name, fontsize=11)
+        axis.set_xlabel(x)
+    axes[0, 0].set_ylabel(y)
+    if value:
+        figure.colorbar(image, ax=list(axes[0]), label=value)
+    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    show(figure)
+
+
 def beam_tree(
     candidates: Sequence[Any], winner: Sequence[int], text_of: Callable[[int], str], *, title: str
 ) -> None:

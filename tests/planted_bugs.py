@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import planted_nb02
 import torch
 import torch.nn.functional as F
 from planting import Bug
@@ -1333,10 +1334,10 @@ TRANSFORMER = [
 
 PLANTED: dict[str, list[Bug]] = {
     "decoding": DECODING,
-    "metrics": METRICS,
+    "metrics": [*METRICS, *planted_nb02.METRICS],
     "retrieval": RETRIEVAL,
     "layers": LAYERS,
     "recurrent": RECURRENT,
-    "attention": ATTENTION,
+    "attention": [*ATTENTION, *planted_nb02.ATTENTION],
     "transformer": TRANSFORMER,
 }

@@ -378,6 +378,28 @@ def test_probe_looks_and_replaces():
         pass
 
 
+# ── paths ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_path_length_by_hand():
+    """sin, exp, sum: three derivatives; of two ways the shorter one; the leaf itself is 0 away."""
+    x, other = (torch.ones(3, requires_grad=True) for _ in range(2))
+    assert attention.path_length(x.sin().exp().sum(), x) == 3
+    assert attention.path_length((x.sin().exp() + x).sum(), x) == 2
+    with pytest.raises(ValueError, match="no path leads back"):
+        attention.path_length(other.sum(), x)
+    with pytest.raises(ValueError, match="no path leads back"):
+        attention.path_length(torch.ones(3), x)
+
+
+@pytest.mark.parametrize("n_keys", [2, 50])
+def test_path_length_of_attention_does_not_grow(n_keys):
+    first = torch.randn(1, 8, requires_grad=True)
+    keys = torch.cat([first, torch.randn(n_keys - 1, 8)])
+    out = attention.attention_weights(torch.randn(1, 8), keys) @ keys
+    assert attention.path_length(out, first) == 2  # the product with the values, and cat
+
+
 # ── positions ─────────────────────────────────────────────────────────────────────────────────────
 
 

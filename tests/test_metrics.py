@@ -122,6 +122,18 @@ def test_parameter_bytes_counts_tied_weights_once():
     assert metrics.parameter_bytes(a.half()) == 2 * (15 + 5)
 
 
+def test_kept_for_backward_by_hand():
+    """exp keeps its result, a product its factors, one storage counts once, no grad: nothing."""
+    x, y = (torch.ones(6, requires_grad=True) for _ in range(2))
+    assert metrics.kept_for_backward(lambda: x.exp()) == 24
+    assert metrics.kept_for_backward(lambda: x * y) == 48
+    assert metrics.kept_for_backward(lambda: x * x) == 24
+    assert metrics.kept_for_backward(lambda: x.exp() * y) == 48
+    assert metrics.kept_for_backward(lambda: x + y) == 0
+    with torch.no_grad():
+        assert metrics.kept_for_backward(lambda: x.exp()) == 0
+
+
 def test_checksum_sees_any_change():
     layer = torch.nn.Linear(3, 5)
     before = metrics.checksum(layer)

@@ -47,3 +47,12 @@ def test_show_source_shows_every_function(shown):
     assert "def edit_distance(" in shown[0]["text/plain"]
     assert "def perplexity(" in shown[0]["text/plain"]
     assert "<span" in shown[0]["text/html"]
+
+
+def test_heatmaps_show_one_picture(shown):
+    named = [["a", "b"], ["c", "d"]]
+    panels = {"one": [[0.0, float("nan")], [0.5, 1.0]], "two": [[1, 0], [0, 1]]}
+    plots.heatmaps(panels, title="t", x="x", y="y", value="v", x_names=named, y_names=named)
+    plots.heatmaps({"one": [[0.5]]}, title="t", x="x", y="y")
+    assert len(shown) == 2
+    assert all(map(is_picture, shown))
