@@ -149,9 +149,12 @@ def _numpy(value: Any) -> Any:
 
 
 def _copy(args: tuple) -> tuple:
-    """Fresh tensors and lists, so that an attempt cannot spoil the next one's input."""
+    """Fresh tensors, arrays and lists, so that an attempt cannot spoil the next one's input."""
     fresh = (a.clone() if hasattr(a, "clone") else a for a in args)
-    return tuple(list(a) if isinstance(a, list) else a for a in fresh)
+    return tuple(
+        a.copy() if isinstance(a, list) or (hasattr(a, "dtype") and hasattr(a, "copy")) else a
+        for a in fresh
+    )
 
 
 def _call(args: tuple) -> str:

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -69,6 +70,18 @@ def test_spoilt_input_is_reported(capsys):
 
     check("09.double", in_place)
     assert "changed its input" in capsys.readouterr().out
+
+
+def test_spoilt_array_is_reported_and_the_next_attempt_gets_a_fresh_one(capsys):
+    case = Case((np.array([1.0, 2.0]),), np.array([2.0, 4.0]))
+    arrays = Exercise(reference=lambda x: 2 * x, hint="", cases=(case,))
+
+    def in_place(values):
+        values *= 2
+        return values.copy()
+
+    assert "changed its input" in first_problem(arrays, in_place)
+    assert first_problem(arrays, lambda x: x + x) is None
 
 
 def test_calling_instead_of_passing_the_function():
