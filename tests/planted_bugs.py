@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 import planted_nb02
+import planted_prompting
 import torch
 import torch.nn.functional as F
 from planting import Bug
@@ -1336,6 +1337,7 @@ PLANTED: dict[str, list[Bug]] = {
     "decoding": DECODING,
     "metrics": [*METRICS, *planted_nb02.METRICS],
     "retrieval": RETRIEVAL,
+    "prompting": planted_prompting.PROMPTING,
     "layers": LAYERS,
     "recurrent": RECURRENT,
     "attention": [*ATTENTION, *planted_nb02.ATTENTION],
