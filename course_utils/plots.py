@@ -110,6 +110,41 @@ def bars(values: Mapping[str, float], *, title: str, y: str, shown: str = ".3g")
     show(figure)
 
 
+def intervals(
+    series: Mapping[str, Mapping[str, Any]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    levels: Mapping[str, float] | None = None,
+    dots: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
+) -> None:
+    """Draw shares with their intervals: `series[name][place]` is a `metrics.Proportion`.
+
+    The places stand along the x axis, the same ones in every series. `levels` are named lines
+    across, such as a baseline; `dots[name][place]` single values beside the interval of all.
+    """
+    figure, axes = new_figure()
+    places = list(next(iter(series.values())))
+    for height, (name, value) in enumerate((levels or {}).items()):
+        axes.axhline(value, color=GREY, ls=("--", ":", "-.")[height % 3], lw=1.5, label=name)
+    for i, (name, shares) in enumerate(series.items()):
+        at = [k + (i - (len(series) - 1) / 2) * 0.22 for k in range(len(places))]
+        values = [shares[place].value for place in places]
+        below = [shares[place].value - shares[place].low for place in places]
+        above = [shares[place].high - shares[place].value for place in places]
+        style = {"color": PALETTE[i], "marker": "osD^vP*X"[i % 8], "capsize": 3, "ls": "none"}
+        axes.errorbar(at, values, [below, above], label=name, **style)
+        for k, place in enumerate(places if dots and name in dots else ()):
+            single = dots[name][place]
+            axes.plot([at[k] + 0.07] * len(single), single, ".", color=PALETTE[i], alpha=0.5)
+    axes.set_xticks(range(len(places)), places)
+    axes.grid(visible=False, axis="x")
+    axes.legend(fontsize=9)
+    label(axes, title, x, y)
+    show(figure)
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Show rows of text and measured values as a table."""
     from IPython.display import Markdown, display

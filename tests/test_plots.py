@@ -4,7 +4,7 @@ import matplotlib
 import pytest
 
 from course_utils import plots
-from course_utils.metrics import edit_distance, perplexity
+from course_utils.metrics import accuracy, edit_distance, perplexity
 
 matplotlib.use("Agg")
 
@@ -25,6 +25,16 @@ def is_picture(output):
 def test_lines_and_bars_show_one_picture_and_return_nothing(shown):
     assert plots.lines({"a": ([1, 2], [3, 4]), "b": ([1], [2])}, title="t", x="x", y="y") is None
     assert plots.bars({"a": 1.0, "b": 2.0}, title="t", y="y") is None
+    assert len(shown) == 2
+    assert all(map(is_picture, shown))
+
+
+def test_intervals_show_one_picture(shown):
+    series = {"a": {"0": accuracy([True]), "1": accuracy([True, False])}}
+    plots.intervals(series, title="t", x="x", y="y")
+    both = {**series, "b": {"0": accuracy([False]), "1": accuracy([True])}}
+    dots = {"b": {"0": [0.0], "1": [1.0, 0.9]}}
+    plots.intervals(both, title="t", x="x", y="y", levels={"guess": 0.5}, dots=dots)
     assert len(shown) == 2
     assert all(map(is_picture, shown))
 
