@@ -36,6 +36,7 @@ __all__ = [
     "SENTIMENT_DOMAINS",
     "Asset",
     "AssetError",
+    "PlayQuestion",
     "Rated",
     "cache_folder",
     "checkpoint_folder",
@@ -50,6 +51,7 @@ __all__ = [
     "load_g2p",
     "load_sentiment",
     "load_shakespeare",
+    "load_shakespeare_questions",
     "names",
     "verify",
 ]
@@ -504,6 +506,55 @@ def load_shakespeare() -> dict[str, str]:
         member.title: _body((folder / member.name).read_text(encoding="ascii"))
         for member in describe("shakespeare").members
     }
+
+
+class PlayQuestion(NamedTuple):
+    """A question about a line in one of Shakespeare's plays, with its answer and the line's place.
+
+    `form` is "exact" (the line is quoted) or "paraphrase" (said again in modern English); both
+    questions about a line share `line`. `kind` says what is asked for: its "speaker", "addressee"
+    or "play". In the text of the play the line stands at `start` to `end`, its speaker's name at
+    `speech`. `accepted` are the right answers, `choices` all speakers of the play (or all plays).
+    """
+
+    id: str
+    line: str
+    form: str
+    kind: str
+    question: str
+    answer: str
+    accepted: tuple[str, ...]
+    play: str
+    speaker: str
+    quote: str
+    speech: int
+    start: int
+    end: int
+    famous: bool
+    choices: tuple[str, ...]
+
+
+QUESTION_SPLITS = ("dev", "test")
+
+
+def load_shakespeare_questions(split: str = "test") -> list[PlayQuestion]:
+    """Return the course's questions over plays: "dev" (three plays) or "test" (five others).
+
+    Raises ValueError for another split. Their card is data/shakespeare_questions/README.md.
+    """
+    import json
+
+    if split not in QUESTION_SPLITS:
+        raise ValueError(f"split is {split!r}; it must be one of {', '.join(QUESTION_SPLITS)}")
+    folder = data_folder() / "shakespeare_questions"
+    choices = json.loads((folder / "choices.json").read_text(encoding="utf-8"))
+    lines = (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    questions = []
+    for row in map(json.loads, lines):
+        among = choices["plays"] if row["kind"] == "play" else choices["casts"][row["play"]]
+        row |= {"accepted": tuple(row["accepted"]), "choices": tuple(among)}
+        questions.append(PlayQuestion(**row))
+    return questions
 
 
 #: The symbols that the rows of the arrays `enc_emb` and `dec_emb` stand for, in order.

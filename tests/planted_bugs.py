@@ -15,6 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 import planted_nb02
+import planted_plays
 import planted_prompting
 import torch
 import torch.nn.functional as F
@@ -1337,6 +1338,7 @@ PLANTED: dict[str, list[Bug]] = {
     "decoding": DECODING,
     "metrics": [*METRICS, *planted_nb02.METRICS],
     "retrieval": RETRIEVAL,
+    "plays": planted_plays.PLAYS,
     "prompting": planted_prompting.PROMPTING,
     "layers": LAYERS,
     "recurrent": RECURRENT,

@@ -1,0 +1,75 @@
+"""Plausible wrong versions of course_utils.plays."""
+
+from __future__ import annotations
+
+import re
+
+from planting import Bug
+
+from course_utils import plays
+
+right_speeches, right_find_line = plays.speeches, plays.find_line
+
+
+def speeches_with_the_list_of_persons(text):
+    return right_speeches(re.sub(r"(?m)^ACT\b", "PART", text))
+
+
+def speeches_end_at_a_stage_direction(text):
+    found = []
+    for speech in right_speeches(text):
+        direction = text.find("\n[", speech.body, speech.end)
+        found.append(speech if direction < 0 else speech._replace(end=direction))
+    return found
+
+
+def find_line_first(text, line):
+    match = re.search(r"\s+".join(map(re.escape, line.split())), text)
+    return match.span() if match else right_find_line(text, line)
+
+
+def find_line_as_pattern(text, line):
+    return next(m.span() for m in re.finditer(r"\s+".join(line.split()), text))
+
+
+def holding_any_part(passages, question):
+    return {
+        i
+        for i, p in enumerate(passages)
+        if p.source == question.play and p.start < question.end and question.start < p.end
+    }
+
+
+def holding_in_any_play(passages, question):
+    least = (question.end - question.start) / 2
+    return {
+        i
+        for i, p in enumerate(passages)
+        if min(p.end, question.end) - max(p.start, question.start) > least
+    }
+
+
+def is_right_anywhere(reply, question):
+    return any(name.lower() in reply.lower() for name in question.accepted)
+
+
+def first_named_shortest(reply, names):
+    found = [(m.start(), name) for name in names if (m := re.search(rf"\b{name}\b", reply, re.I))]
+    return min(found)[1] if found else None
+
+
+def abstains_never(reply):
+    return not reply
+
+
+PLAYS = [
+    Bug("speeches", "takes the list of persons for speech", speeches_with_the_list_of_persons),
+    Bug("speeches", "ends at a stage direction", speeches_end_at_a_stage_direction),
+    Bug("find_line", "takes the first of several", find_line_first),
+    Bug("find_line", "takes signs for a pattern", find_line_as_pattern),
+    Bug("holding", "counts any overlap", holding_any_part),
+    Bug("holding", "forgets the play", holding_in_any_play),
+    Bug("is_right", "finds the name anywhere", is_right_anywhere),
+    Bug("first_named", "takes the shortest name", first_named_shortest),
+    Bug("abstains", "wants silence", abstains_never),
+]
