@@ -1,4 +1,4 @@
-"""Recurrent networks from their equations: cells, layers, an encoder–decoder, gradient probes.
+"""Recurrent networks from their equations: cells, layers, models on them, gradient probes.
 
 Two forms of each network, tested equal:
 
@@ -531,6 +531,25 @@ def set_forget_bias(layer: nn.Module, value: float) -> None:
         bias.chunk(4)[1].fill_(value if name.startswith("bias_ih") else 0.0)
 
 
+def chain_length(output: Tensor) -> int:
+    """Operations of torch's graph that wait for one another on the longest way to a result.
+
+    However many processors there are, so many steps must follow each other. Leaves do not count.
+    """
+    chain: dict = {}
+    waiting = [output.grad_fn] if output.grad_fn else []
+    while waiting:
+        node = waiting[-1]
+        inputs = [before for before, _ in node.next_functions if before is not None]
+        if missing := [before for before in inputs if before not in chain]:
+            waiting += missing
+            continue
+        waiting.pop()
+        is_leaf = hasattr(node, "variable")
+        chain[node] = 0 if is_leaf else 1 + max((chain[before] for before in inputs), default=0)
+    return chain[output.grad_fn] if output.grad_fn else 0
+
+
 @torch.no_grad()
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> float:
     """Shrink all gradients by one factor so that their joint 2-norm is at most `max_norm`.
@@ -561,6 +580,24 @@ def recall_batch(
     ids = torch.randint(n_symbols, 2 * n_symbols, (batch, delay + 1), generator=generator)
     ids[:, 0] = torch.randint(n_symbols, (batch,), generator=generator)
     return ids, ids[:, 0].clone()
+
+
+# ── a language model ──────────────────────────────────────────────────────────────────────────────
+
+
+class RecurrentLM(nn.Module):
+    """Ids in, logits of the next id out: an embedding, a recurrent net and a linear layer."""
+
+    def __init__(self, kind: str, vocab_size: int, d_model: int, *, n_layers: int = 1) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(vocab_size, d_model)
+        self.net = Recurrent(kind, d_model, d_model, n_layers=n_layers)
+        self.out = Linear(d_model, vocab_size)
+
+    def forward(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """ids (B, T), lengths (B,) -> logits (B, T, V)."""
+        check_ids(ids, self.tokens.num_embeddings)
+        return self.out(self.net(self.tokens(ids), lengths)[0])
 
 
 # ── encoder–decoder ───────────────────────────────────────────────────────────────────────────────

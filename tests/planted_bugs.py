@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import planted_nb01
 import planted_nb02
 import planted_plays
 import planted_prompting
@@ -1341,7 +1342,7 @@ PLANTED: dict[str, list[Bug]] = {
     "plays": planted_plays.PLAYS,
     "prompting": planted_prompting.PROMPTING,
     "layers": LAYERS,
-    "recurrent": RECURRENT,
+    "recurrent": [*RECURRENT, *planted_nb01.RECURRENT],
     "attention": [*ATTENTION, *planted_nb02.ATTENTION],
     "transformer": TRANSFORMER,
 }

@@ -381,6 +381,27 @@ def test_flow_of_a_part_that_is_not_there():
         recurrent.gradient_flow("gru", torch.zeros(3, 2), layer.weights(), part="c")
 
 
+def test_chain_by_hand():
+    """tanh(w·x) twice over: two products and two tanh, and one sum beside them waits for all."""
+    x, w = torch.ones(2), torch.ones(2, requires_grad=True)
+    h = torch.tanh(w * torch.tanh(w * x))
+    assert recurrent.chain_length(h) == 4
+    assert recurrent.chain_length(h + w * x) == 5
+    assert recurrent.chain_length(w) == recurrent.chain_length(x) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chain_grows_by_as_much_with_every_step(kind):
+    weights = recurrent.Recurrent(kind, 2, 3).weights()
+    lengths = [
+        recurrent.chain_length(recurrent.run_plain(kind, torch.ones(n, 2), weights)[0])
+        for n in (2, 3, 4, 100)
+    ]
+    step = lengths[1] - lengths[0]
+    assert step > 0
+    assert lengths[2:] == [lengths[0] + 2 * step, lengths[0] + 98 * step]
+
+
 def test_recall_batch():
     ids, target = recurrent.recall_batch(50, 9, 4, torch.Generator().manual_seed(0))
     assert ids.shape == (50, 10)
@@ -391,6 +412,39 @@ def test_recall_batch():
     assert recurrent.recall_batch(3, 0, 4)[0].shape == (3, 1)
     with pytest.raises(ValueError, match="delay is -1"):
         recurrent.recall_batch(3, -1, 4)
+
+
+# ── a language model ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_language_model_is_torchs(kind):
+    """Logits and every gradient, against torch's own embedding, layer and product."""
+    model = recurrent.RecurrentLM(kind, 9, 6, n_layers=2)
+    theirs = TORCH[kind](6, 6, num_layers=2, batch_first=True)
+    theirs.load_state_dict(model.net.state_dict())
+    ids, leaves = torch.tensor([[1, 8, 3], [0, 2, 2]]), list(model.parameters())
+    others = [model.tokens.weight, *theirs.parameters(), model.out.weight, model.out.bias]
+    h, _ = theirs(F.embedding(ids, model.tokens.weight))
+    results = []
+    for logits, wanted in (
+        (model(ids), leaves),
+        (F.linear(h, model.out.weight, model.out.bias), others),
+    ):
+        results.append([logits, *torch.autograd.grad(logits.square().sum(), wanted)])
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, **TOLERANCE)
+
+
+def test_language_model_reads_what_is_there():
+    """Nothing after a sequence's end, nor after a place in it, changes what was said before."""
+    model = recurrent.RecurrentLM("gru", 9, 6)
+    ids = torch.tensor([[1, 8, 3, 5], [4, 2, 0, 0]])
+    other = torch.tensor([[1, 8, 7, 7], [4, 2, 7, 7]])
+    both = [model(i, torch.tensor([4, 2]))[:, :2] for i in (ids, other)]
+    torch.testing.assert_close(*both)
+    with pytest.raises(ValueError, match="ids"):
+        model(torch.tensor([[9]]))
 
 
 # ── encoder–decoder ───────────────────────────────────────────────────────────────────────────────
