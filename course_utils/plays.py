@@ -8,8 +8,10 @@ Three of the 37 plays abbreviate the names in mixed case instead ("Ham."); the s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
+
+from course_utils.prompting import extract_label
 
 if TYPE_CHECKING:
     from course_utils.assets import PlayQuestion
@@ -80,25 +82,13 @@ def holding(passages: Sequence[Passage], question: PlayQuestion) -> set[int]:
     }
 
 
-def first_named(reply: str, names: Iterable[str]) -> str | None:
-    """Return the name that stands first in a reply, the longest where several begin there.
-
-    Letter case does not count, and a name is found as a whole word only.
-    """
-    longest_first = sorted(set(names), key=lambda name: (-len(name), name))
-    pattern = "|".join(map(re.escape, longest_first))
-    found = re.search(rf"(?<!\w)(?:{pattern})(?!\w)", reply, re.IGNORECASE) if pattern else None
-    by_lower = {name.lower(): name for name in longest_first}
-    return by_lower[found[0].lower()] if found else None
-
-
 def is_right(reply: str, question: PlayQuestion) -> bool:
     """Is the first name of the reply, among all persons (or plays) in question, an accepted one?
 
     "Lady Macbeth" is therefore no answer where "Macbeth" is asked for, nor is a list of everybody.
     """
-    named = first_named(reply, {*question.choices, *question.accepted})
-    return named is not None and named.lower() in {name.lower() for name in question.accepted}
+    names = list(dict.fromkeys([*question.accepted, *question.choices]))
+    return extract_label(reply, names) in question.accepted
 
 
 def abstains(reply: str) -> bool:

@@ -53,9 +53,9 @@ def is_right_anywhere(reply, question):
     return any(name.lower() in reply.lower() for name in question.accepted)
 
 
-def first_named_shortest(reply, names):
-    found = [(m.start(), name) for name in names if (m := re.search(rf"\b{name}\b", reply, re.I))]
-    return min(found)[1] if found else None
+def is_right_by_the_shortest_name(reply, question):
+    found = [name for name in question.accepted if re.search(rf"\b{name}\b", reply, re.IGNORECASE)]
+    return bool(found)
 
 
 def abstains_never(reply):
@@ -70,6 +70,6 @@ PLAYS = [
     Bug("holding", "counts any overlap", holding_any_part),
     Bug("holding", "forgets the play", holding_in_any_play),
     Bug("is_right", "finds the name anywhere", is_right_anywhere),
-    Bug("first_named", "takes the shortest name", first_named_shortest),
+    Bug("is_right", "takes a part of a name", is_right_by_the_shortest_name),
     Bug("abstains", "wants silence", abstains_never),
 ]

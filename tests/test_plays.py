@@ -173,12 +173,6 @@ def test_is_right(reply: str, right: bool) -> None:
     assert plays.is_right(reply, question()) is right
 
 
-def test_first_named_takes_the_longest_of_two_names_that_begin_together() -> None:
-    assert plays.first_named("duke frederick came", ["Duke", "Duke Frederick"]) == "Duke Frederick"
-    assert plays.first_named("nobody", ["Duke"]) is None
-    assert plays.first_named("Duke", []) is None
-
-
 @given(st.sampled_from(["Fox", "Reynard"]), st.sampled_from(["", " said so", "!", " or Hen"]))
 def test_is_right_for_any_accepted_name_whatever_follows(name: str, rest: str) -> None:
     assert plays.is_right(name + rest, question())
