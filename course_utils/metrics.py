@@ -71,7 +71,7 @@ def error_rates(
 
 @dataclass(frozen=True)
 class Proportion:
-    """A share with its Wilson interval: `value` in [`low`, `high`] from `n` trials."""
+    """A share, or a mean of values from 0 to 1: `value` in [`low`, `high`] from `n` trials."""
 
     value: float
     low: float
@@ -89,6 +89,25 @@ def accuracy(correct: Sequence[bool], confidence: float = 0.95) -> Proportion:
     test = binomtest(hits, len(correct))
     low, high = test.proportion_ci(confidence, method="wilson")
     return Proportion(hits / len(correct), float(low), float(high), len(correct))
+
+
+def mean_interval(
+    values: Sequence[float], confidence: float = 0.95, *, resamples: int = 2000, seed: int = 0
+) -> Proportion:
+    """Mean of scores per item with its bootstrap interval (percentiles; Efron 1979).
+
+    For scores that are no plain yes or no, such as reciprocal ranks. The items are drawn again, as
+    many as there are, `resamples` times; the interval holds the middle `confidence` of the means.
+    Equal scores give an interval of no width, however few. ValueError when there are none.
+    """
+    import numpy as np
+
+    scores = np.asarray(values, dtype=float)
+    if scores.size == 0:
+        raise ValueError("the mean of no scores is undefined; give at least one")
+    drawn = np.random.default_rng(seed).integers(scores.size, size=(resamples, scores.size))
+    low, high = np.quantile(scores[drawn].mean(1), [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Proportion(float(scores.mean()), float(low), float(high), scores.size)
 
 
 def paired_p_value(a: Sequence[bool], b: Sequence[bool]) -> float:

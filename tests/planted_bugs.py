@@ -751,6 +751,16 @@ def error_rates_first_reference(hypotheses, references):
     return honest["error_rates"](hypotheses, [accepted[:1] for accepted in references])
 
 
+def mean_interval_of_the_scores(values, confidence=0.95, *, resamples=2000, seed=0):
+    """Where the middle of the scores lies, instead of their mean."""
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return metrics.Proportion(float(np.mean(values)), float(low), float(high), len(values))
+
+
+def mean_interval_one_sided(values, confidence=0.95, *, resamples=2000, seed=0):
+    return honest["mean_interval"](values, 2 * confidence - 1, resamples=resamples, seed=seed)
+
+
 def accuracy_with_normal_interval(correct, confidence=0.95):
     share = sum(correct) / len(correct)
     half = 1.96 * math.sqrt(share * (1 - share) / len(correct))
@@ -793,6 +803,8 @@ METRICS = [
     Bug("edit_distance", "compares place by place", edit_distance_by_position),
     Bug("error_rates", "takes the first reference", error_rates_first_reference),
     Bug("accuracy", "uses the normal interval", accuracy_with_normal_interval),
+    Bug("mean_interval", "takes the spread of the scores", mean_interval_of_the_scores),
+    Bug("mean_interval", "leaves out twice as much", mean_interval_one_sided),
     Bug("paired_p_value", "is one-sided", paired_p_value_one_sided, tests="paired_test"),
     Bug("distinct_n", "averages over texts", distinct_n_mean_of_texts),
     Bug("ends_in_loop", "finds a loop that was left again", ends_in_loop_anywhere),

@@ -70,6 +70,40 @@ def test_accuracy_with_wilson_interval_by_formula():
         metrics.accuracy([])
 
 
+def test_mean_interval_of_a_coin_by_the_normal_approximation():
+    scores = [0.0, 1.0] * 200
+    found = metrics.mean_interval(scores)
+    half = 1.96 * 0.5 / math.sqrt(len(scores))
+    assert (found.value, found.n) == (0.5, 400)
+    assert found.low == pytest.approx(0.5 - half, abs=0.005)  # the quantiles of 2,000 draws
+    assert found.high == pytest.approx(0.5 + half, abs=0.005)
+    narrower = metrics.mean_interval(scores, 0.5)
+    assert narrower.high - narrower.low < 0.5 * (found.high - found.low)
+
+
+def test_mean_interval_agrees_with_scipy():
+    from scipy.stats import bootstrap
+
+    scores = [1.0, 0.5, 0.25, 0.0, 0.0, 1.0, 1 / 3, 0.1] * 5
+    found = metrics.mean_interval(scores)
+    theirs = bootstrap((scores,), lambda x, axis: x.mean(axis), method="percentile", rng=1)
+    interval = theirs.confidence_interval
+    assert found.low == pytest.approx(interval.low, abs=0.02)  # other draws
+    assert found.high == pytest.approx(interval.high, abs=0.02)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_mean_interval_lies_within_the_scores(scores):
+    found = metrics.mean_interval(scores, resamples=50)
+    assert min(scores) - 1e-9 <= found.low <= found.high <= max(scores) + 1e-9
+    assert found == metrics.mean_interval(scores, resamples=50)
+
+
+def test_mean_interval_of_nothing():
+    with pytest.raises(ValueError, match="at least one"):
+        metrics.mean_interval([])
+
+
 def test_paired_test_by_hand():
     a, b = [True] * 6 + [False], [False] * 6 + [False]
     assert metrics.paired_p_value(a, b) == pytest.approx(2 * 0.5**6)
