@@ -232,6 +232,53 @@ def heatmaps(
     show(figure)
 
 
+def turns(
+    panels: Mapping[str, Sequence[tuple[float, float]]], names: Sequence[str], *, title: str
+) -> None:
+    """Draw points on the unit circle as arrows: `panels[name][i]` belongs to `names[i]`."""
+    import math
+
+    figure, axes = new_figure(len(panels), width=3.3, height=3.5, squeeze=False)
+    for axis, (name, points) in zip(axes[0], panels.items(), strict=True):
+        circle = [2 * math.pi * i / 100 for i in range(101)]
+        axis.plot([math.cos(a) for a in circle], [math.sin(a) for a in circle], color=GREY, lw=1)
+        for (x, y), text in zip(points, names, strict=True):
+            axis.annotate("", (x, y), (0, 0), arrowprops={"color": PALETTE[0], "arrowstyle": "->"})
+            axis.text(1.18 * x, 1.18 * y, text, ha="center", va="center", fontsize=10)
+        axis.set(xlim=(-1.35, 1.35), ylim=(-1.35, 1.35), aspect="equal", xticks=[], yticks=[])
+        axis.grid(visible=False)
+        axis.set_title(name, fontsize=11)
+    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    show(figure)
+
+
+def unrolled(inputs: Sequence[float], states: Sequence[float], *, title: str) -> None:
+    """Draw a recurrent net of one unit step by step: each state comes from an input and the last.
+
+    The darker a state, the further it is from 0.
+    """
+    import matplotlib as mpl
+
+    figure, axes = new_figure(width=1.1 * len(inputs) + 0.8, height=2.3)
+    arrow = {"arrowstyle": "->", "color": GREY, "lw": 1.5}
+    for t, (x, h) in enumerate(zip(inputs, states, strict=True)):
+        shade = mpl.colormaps["Blues"](min(1.0, 0.1 + 0.6 * abs(h)))
+        for y, text, colour in ((0, f"{x:g}", "white"), (1, f"{h:.2f}", shade)):
+            box = {"boxstyle": "round,pad=0.45", "facecolor": colour, "edgecolor": PALETTE[0]}
+            axes.text(t, y, text, ha="center", va="center", bbox=box)
+        axes.annotate("", (t, 0.74), (t, 0.26), arrowprops=arrow)
+        if t:
+            axes.annotate("", (t - 0.3, 1), (t - 0.7, 1), arrowprops=arrow)
+    axes.set(xlim=(-0.5, len(inputs) - 0.5), ylim=(-0.4, 1.4))
+    axes.set_xticks(range(len(inputs)), range(1, len(inputs) + 1))
+    axes.set_yticks([0, 1], ["input", "state"])
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    label(axes, title, "step", "")
+    show(figure)
+
+
 def beam_tree(
     candidates: Sequence[Any], winner: Sequence[int], text_of: Callable[[int], str], *, title: str
 ) -> None:

@@ -66,3 +66,17 @@ def test_heatmaps_show_one_picture(shown):
     plots.heatmaps({"one": [[0.5]]}, title="t", x="x", y="y")
     assert len(shown) == 2
     assert all(map(is_picture, shown))
+
+
+def test_turns_show_one_picture(shown):
+    plots.turns({"slow": [(1, 0), (0, 1)], "fast": [(0, 1), (-1, 0)]}, ["0", "1"], title="t")
+    assert len(shown) == 1
+    assert is_picture(shown[0])
+
+
+def test_unrolled_is_one_picture(shown):
+    assert plots.unrolled([1, 0, 0], [0.8, -0.6, 0.0], title="t") is None
+    assert len(shown) == 1
+    assert is_picture(shown[0])
+    with pytest.raises(ValueError, match="zip"):
+        plots.unrolled([1, 0], [0.8], title="t")
