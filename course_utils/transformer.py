@@ -30,6 +30,7 @@ from course_utils.attention import (
     relative_buckets,
     rotary_angles,
     scaled_frequencies,
+    sinusoidal_positions,
 )
 from course_utils.layers import Linear, check_ids, check_positive, copy_weights
 
@@ -397,7 +398,11 @@ def _greedy(
 
 @dataclass(frozen=True)
 class EncoderDecoderSizes:
-    """The numbers that make an `EncoderDecoder`; source and target share one vocabulary."""
+    """The numbers that make an `EncoderDecoder`; source and target share one vocabulary.
+
+    `sinusoidal` adds the positions of Vaswani et al. 2017 to the embeddings. T5 has none: a query
+    of its decoder knows which source tokens it looks at, but not where they stand.
+    """
 
     vocab_size: int
     d_model: int
@@ -410,6 +415,7 @@ class EncoderDecoderSizes:
     max_distance: int = 128
     gated: bool = True
     tied: bool = True
+    sinusoidal: bool = False
     eps: float = 1e-6
     dropout: float = 0.0
 
@@ -533,11 +539,19 @@ class EncoderDecoder(nn.Module):
                     module.query.weight, std=(self.sizes.d_model * module.d_head) ** -0.5
                 )
 
+    def embed(self, ids: Tensor, past: int = 0) -> Tensor:
+        """ids (B, T), the first of them at position `past` -> (B, T, D)."""
+        embedded = self.tokens(ids)
+        if self.sizes.sinusoidal:
+            positions = sinusoidal_positions(past + ids.shape[1], self.sizes.d_model)[past:]
+            embedded = embedded + positions.to(embedded)
+        return embedded
+
     def encode(self, source: Tensor, mask: Tensor | None = None) -> Tensor:
         """Source ids (B, S) -> memory (B, S, D)."""
         check_ids(source, self.sizes.vocab_size, "source ids")
         _check_mask(mask, source)
-        return self.encoder(self.tokens(source), mask)
+        return self.encoder(self.embed(source), mask)
 
     def remember(self, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Each decoder block's keys and values of a memory, computed once for all steps to come."""
@@ -555,7 +569,7 @@ class EncoderDecoder(nn.Module):
         check_ids(target, self.sizes.vocab_size, "target ids")
         past = 0 if cache is None else cache.length
         _check_mask(target_mask, target, past)
-        hidden = self.decoder(self.tokens(target), target_mask, memory, mask, cache)
+        hidden = self.decoder(self.embed(target, past), target_mask, memory, mask, cache)
         if self.sizes.tied:  # embeddings have length √D; logits want 1
             hidden = hidden * self.sizes.d_model**-0.5
         return self.out(hidden)
@@ -630,8 +644,16 @@ def hide_tokens(
     chosen = draw.to(ids.device) < rate
     if keep is not None:
         chosen &= ~keep.bool()
-    fate = fate.to(ids.device)
     random = torch.randint(vocab_size, ids.shape, generator=generator).to(ids.device)
+    return hide_chosen(ids, chosen, fate.to(ids.device), random, mask_id)
+
+
+def hide_chosen(
+    ids: Tensor, chosen: Tensor, fate: Tensor, random: Tensor, mask_id: int
+) -> tuple[Tensor, Tensor]:
+    """Hide the `chosen` tokens of ids (B, T), each by its fate: below 0.8 `mask_id`, from 0.9 on
+    the token of `random`, between them nothing. Returns inputs and labels, −100 where not chosen.
+    """
     inputs = torch.where(chosen & (fate < 0.8), mask_id, ids)
     inputs = torch.where(chosen & (fate >= 0.9), random, inputs)
     return inputs, torch.where(chosen, ids, IGNORED)

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from course_utils import transformer
-from course_utils.attention import KVCache, probed
+from course_utils.attention import KVCache, probed, sinusoidal_positions
 
 # Double precision: two implementations of one formula differ by rounding alone.
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
@@ -478,6 +478,37 @@ def test_encoder_decoder_writes_what_t5_writes(use_cache):
     assert min(map(len, got)) < 20 == max(map(len, got))  # one row stops, others do not
 
 
+def test_sinusoidal_positions_are_added_to_both_sides_and_shift_with_the_cache():
+    torch.manual_seed(0)
+    shared = {"vocab_size": 20, "d_model": 16, "n_heads": 2, "n_layers": 2, "d_ff": 16}
+    plain = transformer.EncoderDecoder(transformer.EncoderDecoderSizes(**shared))
+    sizes = transformer.EncoderDecoderSizes(**shared, sinusoidal=True)
+    model = transformer.EncoderDecoder(sizes)
+    model.load_state_dict(plain.state_dict())
+    ids = torch.randint(20, (3, 7))
+    added = model.embed(ids) - plain.embed(ids)
+    torch.testing.assert_close(added[1], sinusoidal_positions(7, 16))
+    assert torch.equal(model.embed(ids[:, 4:], past=4), model.embed(ids)[:, 4:])
+    assert not torch.allclose(model.encode(ids), plain.encode(ids))
+    written = [
+        model.greedy(ids, start=1, stop=2, max_new=9, use_cache=cached) for cached in (True, False)
+    ]
+    assert written[0] == written[1]
+
+
+def test_only_sinusoidal_cross_attention_can_tell_equal_sources_apart():
+    """A relative bias only weighs values: where all are equal, it changes nothing."""
+    shared = {"vocab_size": 20, "d_model": 16, "n_heads": 2, "n_layers": 1, "d_ff": 16}
+    source = torch.full((1, 5), 7)
+    for sinusoidal in (False, True):
+        torch.manual_seed(0)
+        sizes = transformer.EncoderDecoderSizes(**shared, sinusoidal=sinusoidal)
+        model = transformer.EncoderDecoder(sizes)
+        memory = model.encode(source)[0]
+        alike = torch.allclose(memory, memory[:1].expand_as(memory), atol=1e-5)
+        assert alike is not sinusoidal
+
+
 @torch.no_grad()
 def test_cached_decoding_of_targets():
     ours, _ = t5()
@@ -553,6 +584,15 @@ def test_hidden_tokens_follow_their_shares():
     assert kept == pytest.approx(0.1, abs=0.01)
     with pytest.raises(ValueError, match="rate is 0"):
         transformer.hide_tokens(ids, 3, 1000, rate=0)
+
+
+def test_hide_chosen_by_hand():
+    """One token of each fate, and one that was not chosen."""
+    ids, random = torch.tensor([[7, 8, 9, 6]]), torch.tensor([[1, 2, 3, 4]])
+    chosen, fate = torch.tensor([[True, True, True, False]]), torch.tensor([[0.79, 0.85, 0.95, 0]])
+    inputs, labels = transformer.hide_chosen(ids, chosen, fate, random, mask_id=0)
+    assert inputs.tolist() == [[0, 8, 3, 6]]
+    assert labels.tolist() == [[7, 8, 9, transformer.IGNORED]]
 
 
 def test_losses_by_hand():
