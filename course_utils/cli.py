@@ -32,7 +32,7 @@ class Commands(click.Group):
             raise UserMessage(str(error)) from error
 
 
-ORDER = ("fetch", "run", "check", "record", "claims", "badges", "new", "doctor")
+ORDER = ("fetch", "run", "check", "record", "train", "claims", "badges", "new", "doctor")
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -127,6 +127,29 @@ def record(notebooks: tuple[str, ...]) -> None:
     status = record_notebooks(notebooks)
     readme.refresh(find_root())
     sys.exit(status)
+
+
+@main.command()
+@click.argument("recipe", metavar="CHECKPOINT")
+@click.option("--profile", default="cpu", show_default=True, help="cpu (a laptop) or gpu.")
+@click.option("--seed", default=0, show_default=True, help="Of weights, order and dropout.")
+@click.option("--out", metavar="DIR", help="Where to write.  [default: data/checkpoints/NAME]")
+def train(recipe: str, profile: str, seed: int, out: str | None) -> None:
+    """Train one of the course's own checkpoints again.
+
+    CHECKPOINT is its name, such as g2p-transformer. Weights and card are written at the end.
+    """
+    from importlib import import_module
+
+    from course_utils.profiles import DeviceError
+    from course_utils.recipes import RECIPES
+
+    if recipe not in RECIPES:
+        raise UserMessage(f"there is no recipe {recipe!r}; the course has {', '.join(RECIPES)}")
+    try:
+        click.echo(import_module(RECIPES[recipe]).train(profile, seed, out))
+    except (DeviceError, ValueError) as error:
+        raise UserMessage(str(error)) from error
 
 
 @main.command()

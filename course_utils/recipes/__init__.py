@@ -1,0 +1,3 @@
+"""How the course's own checkpoints are made: `course train NAME` runs one of these modules."""
+
+RECIPES = {"g2p-transformer": "course_utils.recipes.g2p_transformer"}
