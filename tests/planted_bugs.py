@@ -18,6 +18,7 @@ import planted_nb01
 import planted_nb02
 import planted_plays
 import planted_prompting
+import planted_pronunciation
 import torch
 import torch.nn.functional as F
 from planting import Bug
@@ -1395,6 +1396,7 @@ PLANTED: dict[str, list[Bug]] = {
     "retrieval": RETRIEVAL,
     "plays": planted_plays.PLAYS,
     "prompting": planted_prompting.PROMPTING,
+    "pronunciation": planted_pronunciation.PRONUNCIATION,
     "layers": LAYERS,
     "recurrent": [*RECURRENT, *planted_nb01.RECURRENT],
     "attention": [*ATTENTION, *planted_nb02.ATTENTION],
