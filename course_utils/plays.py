@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from course_utils.assets import PlayQuestion
     from course_utils.retrieval import Passage
 
+NAME = re.compile(r"([A-Z][A-Z' ,-]*[A-Z])\.?")
 # A name in capitals, alone on the first line of a block, with text on the line below it.
-HEADING = re.compile(r"(?<=\n)[ \t]*\n([A-Z][A-Z' ,-]*[A-Z])\.?[ \t]*\n(?=[ \t]*\S)")
+HEADING = re.compile(rf"(?<=\n)[ \t]*\n{NAME.pattern}[ \t]*\n(?=[ \t]*\S)")
 NO_SPEAKER = re.compile(r"(ACT|SCENE|SONG|PROLOGUE|EPILOGUE)\b")
 SMALL_WORDS = {"Of", "The", "And", "To"}
 ABSTAINS = re.compile(
@@ -50,6 +51,20 @@ def speeches(text: str) -> list[Speech]:
         Speech(person(m[1]), m.start(1), m.end(), end)
         for m, end in zip(headings, ends, strict=False)
     ]
+
+
+def as_dialogue(text: str) -> str:
+    """Return a piece of a play with one line for each block: "Duncan: There's no art to find …".
+
+    Stage directions, and speech without a name above it, stand as they are.
+    """
+    shown = []
+    for block in re.split(r"\n[ \t]*\n", text.strip()):
+        heading, _, words = block.strip().partition("\n")
+        name = NAME.fullmatch(heading.strip())
+        speaks = name and words and not NO_SPEAKER.match(heading)
+        shown.append(" ".join((f"{person(name[1])}: {words}" if speaks else block).split()))
+    return "\n".join(filter(None, shown))
 
 
 def person(heading: str) -> str:

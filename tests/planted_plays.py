@@ -9,6 +9,7 @@ from planting import Bug
 from course_utils import plays
 
 right_speeches, right_find_line = plays.speeches, plays.find_line
+right_as_dialogue = plays.as_dialogue
 
 
 def speeches_with_the_list_of_persons(text):
@@ -21,6 +22,15 @@ def speeches_end_at_a_stage_direction(text):
         direction = text.find("\n[", speech.body, speech.end)
         found.append(speech if direction < 0 else speech._replace(end=direction))
     return found
+
+
+def as_dialogue_of_songs(text):
+    shown = [re.sub(r"^([A-Z][A-Z' ]+)\.?\n", r"\1: ", b).title() for b in text.split("\n\n")]
+    return "\n".join(" ".join(b.split()) for b in shown)
+
+
+def as_dialogue_without_directions(text):
+    return right_as_dialogue(re.sub(r"\[[^\]]*\]", "", text))
 
 
 def find_line_first(text, line):
@@ -65,6 +75,8 @@ def abstains_never(reply):
 PLAYS = [
     Bug("speeches", "takes the list of persons for speech", speeches_with_the_list_of_persons),
     Bug("speeches", "ends at a stage direction", speeches_end_at_a_stage_direction),
+    Bug("as_dialogue", "takes a song for a person", as_dialogue_of_songs),
+    Bug("as_dialogue", "loses stage directions", as_dialogue_without_directions),
     Bug("find_line", "takes the first of several", find_line_first),
     Bug("find_line", "takes signs for a pattern", find_line_as_pattern),
     Bug("holding", "counts any overlap", holding_any_part),

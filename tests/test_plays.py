@@ -98,6 +98,23 @@ def test_speeches_of_real_plays_alternate() -> None:
     assert all(a.start < a.body <= a.end <= b.start for a, b in pairwise(found))
 
 
+def test_as_dialogue_puts_the_name_before_the_words() -> None:
+    piece = PLAY[PLAY.index("[Enter") : PLAY.index("HEN'S SON")]
+    assert plays.as_dialogue(piece).split("\n") == [
+        "[Enter LADY FOX.]",
+        "Lady Fox: Good morning, friends. Is the door open?",
+        "[She tries it.]",
+        "It is not open.",
+        "Hen of the North: No door is open to a fox.",
+        "SONG. La la la.",
+    ]
+
+
+@pytest.mark.parametrize("piece", ["", " \n\n ", "HEN.", "half a speech"])
+def test_as_dialogue_of_no_whole_speech_is_the_text_itself(piece: str) -> None:
+    assert plays.as_dialogue(piece) == piece.strip()
+
+
 @pytest.mark.parametrize(
     ("heading", "name"),
     [
