@@ -38,6 +38,7 @@ __all__ = [
     "AssetError",
     "PlayQuestion",
     "Rated",
+    "ReactSet",
     "cache_folder",
     "checkpoint_folder",
     "data_folder",
@@ -49,9 +50,11 @@ __all__ = [
     "load_decoder",
     "load_encoder",
     "load_g2p",
+    "load_react",
     "load_sentiment",
     "load_shakespeare",
     "load_shakespeare_questions",
+    "load_word_problems",
     "names",
     "verify",
 ]
@@ -555,6 +558,46 @@ def load_shakespeare_questions(split: str = "test") -> list[PlayQuestion]:
         row |= {"accepted": tuple(row["accepted"]), "choices": tuple(among)}
         questions.append(PlayQuestion(**row))
     return questions
+
+
+AUTHORED_SPLITS = ("shots", "dev", "test")
+
+
+def _authored(name: str, split: str, suffix: str = "") -> list[dict[str, Any]]:
+    """Return the rows of one split of a set that the course authored: data/<name>/README.md."""
+    import json
+
+    if split not in AUTHORED_SPLITS:
+        raise ValueError(f"split is {split!r}; it must be one of {', '.join(AUTHORED_SPLITS)}")
+    file = data_folder() / name / f"{split}{suffix}.jsonl"
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise AssetError(
+            f"{file} cannot be read ({error.strerror}); restore data/{name}"
+        ) from error
+    return [json.loads(line) for line in lines]
+
+
+def load_word_problems(split: str = "test") -> list[dict[str, Any]]:
+    """Return the word problems of a split: shots, dev or test; ValueError for another.
+
+    Each has `question`, `answer`, `reasoning`, `program`, and says how hard it is.
+    """
+    return _authored("word_problems", split)
+
+
+class ReactSet(NamedTuple):
+    """Questions that need look-ups, each with its gold steps, and the pages: title → text."""
+
+    questions: list[dict[str, Any]]
+    pages: dict[str, str]
+
+
+def load_react(split: str = "test") -> ReactSet:
+    """Return the ReAct set of a split: shots, dev or test, a world of its own; ValueError else."""
+    pages = _authored("react", split, "_pages")
+    return ReactSet(_authored("react", split), {page["title"]: page["text"] for page in pages})
 
 
 #: The symbols that the rows of the arrays `enc_emb` and `dec_emb` stand for, in order.
