@@ -163,6 +163,13 @@ def top_p(logits, p):
     fewer = kept.scatter(-1, least, -infinite)
     return fewer if (fewer > -infinite).any() else kept
 """
+WEIGHTS_WITHOUT_SCALE = """
+import functools
+_right = attention_weights
+@functools.wraps(_right)
+def attention_weights(q, k, mask=None, *, scale=None, bias=None):
+    return _right(q, k, mask, bias=bias)
+"""
 NUCLEUS = (
     "import torch\n"
     "from course_utils.claims import measured\n"
@@ -227,6 +234,7 @@ def test_the_guard_is_red_when_a_helper_breaks(nucleus: Path, tmp_path: Path) ->
 
 # notebook: module, how it is broken, and a word of the cell that must turn red
 BREAKS = {
+    "02_attention": ("course_utils.attention", WEIGHTS_WITHOUT_SCALE, "kitten"),
     "09_decoding": ("course_utils.decoding", TOP_P_ONE_TOO_FEW, "top_p"),
 }
 
