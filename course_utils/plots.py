@@ -213,11 +213,14 @@ def heatmaps(
     counted from 0. `value` names the quantity; without it there is no scale beside the panels.
     """
     import matplotlib as mpl
+    import matplotlib.ticker
 
     colours = mpl.colormaps["Blues"].with_extremes(bad="#E0E0E0")
     figure, axes = new_figure(len(panels), width=size, height=0.85 * size + 0.5, squeeze=False)
     for i, (axis, (name, matrix)) in enumerate(zip(axes[0], panels.items(), strict=True)):
         image = axis.imshow(matrix, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
+        for direction in (axis.xaxis, axis.yaxis):
+            direction.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
         if x_names:
             axis.set_xticks(range(len(x_names[i])), x_names[i], rotation=60, ha="right", fontsize=9)
         if y_names:
@@ -245,8 +248,8 @@ def turns(
         for (x, y), text in zip(points, names, strict=True):
             axis.annotate("", (x, y), (0, 0), arrowprops={"color": PALETTE[0], "arrowstyle": "->"})
             axis.text(1.18 * x, 1.18 * y, text, ha="center", va="center", fontsize=10)
-        axis.set(xlim=(-1.35, 1.35), ylim=(-1.35, 1.35), aspect="equal", xticks=[], yticks=[])
-        axis.grid(visible=False)
+        axis.set(xlim=(-1.35, 1.35), ylim=(-1.35, 1.35), aspect="equal")
+        axis.set_axis_off()
         axis.set_title(name, fontsize=11)
     figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
     show(figure)
