@@ -329,6 +329,57 @@ def _branch(
     )
 
 
+def who_sees_whom(
+    masks: Mapping[str, Sequence[Sequence[bool]]],
+    gradients: Mapping[str, Sequence[Sequence[float]]],
+    names: Mapping[str, tuple[Sequence[str], Sequence[str]]],
+    *,
+    title: str,
+) -> None:
+    """Draw masks as blue squares, and on them a dot wherever the measured gradient is not 0.
+
+    Rows look at columns; `names[panel]` are those of its rows and of its columns. A dot's area
+    grows with the gradient, from a least size that can be seen.
+    """
+    figure, axes = new_figure(len(masks), width=2.5, height=2.8, squeeze=False)
+    for axis, (name, mask) in zip(axes[0], masks.items(), strict=True):
+        rows, columns = names[name]
+        axis.imshow(mask, cmap="Blues", vmin=0, vmax=2.2)
+        largest = max(max(row) for row in gradients[name])
+        for i, row in enumerate(gradients[name]):
+            seen = [(j, value / largest) for j, value in enumerate(row) if value != 0]
+            sizes = [12 + 70 * share for _, share in seen]
+            axis.scatter([j for j, _ in seen], [i] * len(seen), s=sizes, color=PALETTE[3])
+        axis.set_xticks(range(len(columns)), columns, fontsize=10)
+        axis.set_yticks(range(len(rows)), rows, fontsize=10)
+        axis.grid(visible=False)
+        axis.set_title(name, fontsize=11)
+    figure.supxlabel("… may look at (blue: the mask; dot: a gradient that is not 0)", fontsize=11)
+    axes[0, 0].set_ylabel("what stands here …")
+    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    show(figure)
+
+
+def timeline(events: Sequence[tuple[int, str, str]], *, title: str) -> None:
+    """Draw (year, lane, text) downwards in their order, one row each, a column for every lane."""
+    lanes = list(dict.fromkeys(lane for _, lane, _ in events))
+    figure, axes = new_figure(width=2.35 * len(lanes), height=0.36 * len(events) + 1)
+    for i, lane in enumerate(lanes):
+        places = [row for row, event in enumerate(events) if event[1] == lane]
+        axes.plot([i] * len(places), places, "o-", color=PALETTE[i], lw=1.5)
+        axes.text(i, -1, lane, color=PALETTE[i], fontweight="bold", va="center")
+        for row in places:
+            axes.text(i + 0.05, row, events[row][2], va="center", fontsize=9.5)
+    years = [year for year, _, _ in events]
+    firsts = [row for row, year in enumerate(years) if row == 0 or year != years[row - 1]]
+    axes.set_yticks(firsts, [str(years[row]) for row in firsts])
+    axes.set(xticks=[], xlim=(-0.1, len(lanes) - 0.05), ylim=(len(events) - 0.4, -1.5))
+    axes.grid(visible=False)
+    axes.spines["bottom"].set_visible(False)
+    label(axes, title, "", "")
+    show(figure)
+
+
 def live(draw: Callable[..., None], **controls: tuple) -> None:
     """Show `draw` for its default values, and under it controls that redraw it where they can run.
 

@@ -232,7 +232,10 @@ def embed_sentences(encoder: Encoder, ids: Tensor, mask: Tensor | None = None) -
 
 @dataclass(frozen=True)
 class DecoderSizes:
-    """The numbers that make a `Decoder`. `scaling` is a rule of `scaled_frequencies`."""
+    """The numbers that make a `Decoder`. `scaling` is a rule of `scaled_frequencies`.
+
+    Without `causal` the triangle is gone: the same network, in which every token sees every other.
+    """
 
     vocab_size: int
     d_model: int
@@ -246,6 +249,7 @@ class DecoderSizes:
     scaling: Mapping[str, Any] | None = None
     eps: float = 1e-5
     tied: bool = True
+    causal: bool = True
 
 
 class DecoderBlock(nn.Module):
@@ -322,6 +326,8 @@ class Decoder(nn.Module):
         not count as a position. The last of `all_layers` is normalised, as in transformers.
         """
         check_ids(ids, self.sizes.vocab_size)
+        if cache is not None and not self.sizes.causal:
+            raise ValueError("a cache needs causal sizes: else a new token changes all before it")
         past = 0 if cache is None else cache.length
         length = past + ids.shape[1]
         _check_mask(mask, ids, past)
@@ -330,11 +336,11 @@ class Decoder(nn.Module):
         else:
             positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, past:]  # (B, T)
         rotary = self.rotary(positions, length)
-        visible = None if mask is None else padding_mask(mask)
+        visible, causal = None if mask is None else padding_mask(mask), self.sizes.causal
         hidden = [self.tokens(ids)]
         for i, block in enumerate(self.blocks):
             layer = None if cache is None else cache.layers[i]
-            x = block(hidden[-1], mask=visible, causal=True, rotary=rotary, cache=layer)
+            x = block(hidden[-1], mask=visible, causal=causal, rotary=rotary, cache=layer)
             hidden = [*hidden, x] if all_layers else [x]
         hidden[-1] = self.norm(hidden[-1])
         return hidden if all_layers else hidden[-1]

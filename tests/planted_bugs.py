@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 import planted_nb01
 import planted_nb02
+import planted_nb03
 import planted_plays
 import planted_prompting
 import planted_pronunciation
@@ -1400,5 +1401,5 @@ PLANTED: dict[str, list[Bug]] = {
     "layers": LAYERS,
     "recurrent": [*RECURRENT, *planted_nb01.RECURRENT],
     "attention": [*ATTENTION, *planted_nb02.ATTENTION],
-    "transformer": TRANSFORMER,
+    "transformer": [*TRANSFORMER, *planted_nb03.TRANSFORMER],
 }

@@ -80,3 +80,11 @@ def test_unrolled_is_one_picture(shown):
     assert is_picture(shown[0])
     with pytest.raises(ValueError, match="zip"):
         plots.unrolled([1, 0], [0.8], title="t")
+
+
+def test_masks_and_a_timeline_show_one_picture(shown):
+    masks, gradients = {"a": [[True, False]]}, {"a": [[0.5, 0.0]]}
+    plots.who_sees_whom(masks, gradients, {"a": (["x"], ["y", "z"])}, title="t")
+    plots.timeline([(1990, "a", "x"), (1990, "b", "y"), (2017, "a", "z")], title="t")
+    assert len(shown) == 2
+    assert all(map(is_picture, shown))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -363,6 +364,22 @@ def test_the_future_is_invisible():
         (grad,) = torch.autograd.grad(logits[0, i].square().sum(), embedded, retain_graph=True)
         assert (grad[0, i + 1 :] == 0).all()
         assert (grad[0, : i + 1].abs().sum(-1) > 0).all()
+
+
+def test_without_the_triangle_every_token_sees_every_other():
+    """The same weights, not `causal`: future tokens have a gradient too, padding still has none."""
+    ours, _ = llama()
+    ours.sizes = replace(ours.sizes, causal=False)
+    ids, mask = torch.arange(6).unsqueeze(0), torch.tensor([[1, 1, 1, 1, 1, 0]])
+    embedded = ours.tokens(ids).detach().requires_grad_()
+    ours.tokens.forward = lambda _: embedded
+    logits = ours(ids, mask)
+    for i in range(5):
+        (grad,) = torch.autograd.grad(logits[0, i].square().sum(), embedded, retain_graph=True)
+        assert (grad[0, :5].abs().sum(-1) > 0).all()
+        assert (grad[0, 5] == 0).all()
+    with pytest.raises(ValueError, match="a cache needs causal sizes"):
+        ours(ids, cache=KVCache(2))
 
 
 @torch.no_grad()
