@@ -21,15 +21,21 @@ SEED = 20_240_618
 PER_KIND = {"shots": 2, "dev": 3, "test": 9}
 TOWNS = {"shots": 6, "dev": 8, "test": 18}  # and as many people and companies
 
-# Syllables that make names of no language; `_names` deals words out without repetition.
-STARTS = "Brun Clad Dor Drem Fen Gal Grus Hes Jor Kel Klap Lum Mab Nol Ost Plim Quor Rus"
-STARTS += " Skar Tav Ulm Vor Wex Yar Zim Bol Cren Dul Frob Glem"
-VOWELS = "a e i o u"
-TOWN_ENDS = "ford stad wick mouth holm beck"
-RIVER_ENDS = "ne rle vva th"
-FIRST_ENDS = "na lo ric bert vin"
-LAST_ENDS = "skop vitz mund pash kell dorn"
-COMPANY_ENDS = "x co tek lit dyne"
+# Parts of common words, so that a small model can copy the names; `_names` deals them out.
+STARTS = (
+    "Amber Ash Black Bright Clear Cold Copper Crow Deep Elder Fair Fox Green Grey High Iron King "
+    "Long Maple Marsh North Oak Red Rose Silver Snow Stone Thorn White Wolf"
+)
+TOWN_ENDS = "ford bridge field town brook hill"
+RIVER_ENDS = "water run stream flow"
+LAST_ENDS = "wood man ton well smith wright"
+COMPANY_ENDS = "mark line works craft ware press"
+FIRST_NAMES = (
+    "Ada Alan Anna Arthur Betty Boris Carl Clara Colin Daisy David Diana Edgar Ellen Emma Eric "
+    "Flora Frank Fred George Grace Hanna Harold Helen Henry Igor Irene Isaac Jack Jane Jenny John "
+    "Julia Karen Karl Laura Leo Linda Louis Lucy Mark Martha Mary Max Nancy Nina Nora Oliver Oscar "
+    "Paul Peter Rachel Robert Rosa Ruth Sam Sarah Simon Sofia Thomas Tom Victor Walter William"
+)
 PRODUCTS = "clocks kettles saddles lamps violins ladders carpets bells candles umbrellas"
 
 
@@ -270,10 +276,9 @@ KINDS: tuple[Kind, ...] = (
 # ── worlds ────────────────────────────────────────────────────────────────────────────────────
 
 
-def _names(rng: random.Random, ends: str, middles: str = "") -> Iterator[str]:
-    """Yield invented words in random order, none twice."""
-    between = middles.split() or [""]
-    words = [a + b + c for a in STARTS.split() for b in between for c in ends.split()]
+def _names(rng: random.Random, ends: str = "") -> Iterator[str]:
+    """Yield names in random order, none twice: a start with an end, or first names."""
+    words = [a + b for a in STARTS.split() for b in ends.split()] or FIRST_NAMES.split()
     rng.shuffle(words)
     yield from words
 
@@ -281,9 +286,9 @@ def _names(rng: random.Random, ends: str, middles: str = "") -> Iterator[str]:
 def build_worlds(seed: int = SEED) -> dict[str, World]:
     """Return a world for each split; no name stands in two of them."""
     rng = random.Random(f"{seed} names")
-    towns, lasts = _names(rng, TOWN_ENDS), _names(rng, LAST_ENDS)
-    rivers, firsts = _names(rng, RIVER_ENDS, VOWELS), _names(rng, FIRST_ENDS, VOWELS)
-    companies = _names(rng, COMPANY_ENDS, VOWELS)
+    towns, rivers = _names(rng, TOWN_ENDS), _names(rng, RIVER_ENDS)
+    firsts, lasts = _names(rng), _names(rng, LAST_ENDS)
+    companies = _names(rng, COMPANY_ENDS)
 
     def person_name() -> str:
         return f"{next(firsts)} {next(lasts)}"
