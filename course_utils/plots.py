@@ -156,6 +156,31 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     display(Markdown("\n".join("| " + " | ".join(row) + " |" for row in cells)))
 
 
+def trace(found: Any, *, title: str) -> None:
+    """Show a solution step by step: what was thought, done and seen, and how it ended.
+
+    `found` is a `reasoning.Trace`. What a model wrote may differ elsewhere, so everything but the
+    title stands between the brackets that the guard does not compare.
+    """
+    import html
+
+    from IPython.display import display
+
+    colours = {"thought": 0, "action": 1, "observation": 2, "program": 0, "result": 2, "vote": 5}
+    rows = [(step.kind, step.text.rstrip()) for step in found.steps]
+    ending = found.ended if found.answer is None else f"{found.ended}: {found.answer}"
+    cells = "".join(
+        f'<tr><td style="text-align:left;vertical-align:top;border-left:4px solid '
+        f'{PALETTE[colours.get(kind, 7)]};padding-left:.6em"><i>{kind}</i></td>'
+        f'<td style="text-align:left;white-space:pre-wrap">{html.escape(text)}</td></tr>'
+        for kind, text in [*rows, ("end", ending)]
+    )
+    plain = "\n".join(f"{kind}: {text}" for kind, text in [*rows, ("end", ending)])
+    cells, plain = (text.replace("⟨", "<").replace("⟩", ">") for text in (cells, plain))
+    page = f"<b>{html.escape(title)}</b>⟨<table>{cells}</table>⟩"
+    display({"text/html": page, "text/plain": f"{title}\n⟨{plain}⟩"}, raw=True)
+
+
 def reshaped(
     panels: Mapping[str, Sequence[float]], tokens: Sequence[str], *, title: str, per_row: int = 3
 ) -> None:

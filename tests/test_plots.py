@@ -88,3 +88,17 @@ def test_masks_and_a_timeline_show_one_picture(shown):
     plots.timeline([(1990, "a", "x"), (1990, "b", "y"), (2017, "a", "z")], title="t")
     assert len(shown) == 2
     assert all(map(is_picture, shown))
+
+
+def test_trace_masks_all_that_a_model_wrote(shown):
+    from course_utils.reasoning import Step, Trace
+
+    steps = (Step("thought", "I look <b>⟨here⟩</b>."), Step("action", "search[x]"))
+    plots.trace(Trace("42", "answered", steps), title="One question & its steps")
+    plots.trace(Trace(None, "step limit", steps), title="No answer")
+    for output, end in zip(shown, ("answered: 42", "step limit"), strict=True):
+        for text in output.values():
+            assert text.count("⟨") == text.count("⟩") == 1
+            assert end in text[text.index("⟨") : text.index("⟩")]
+    assert "&lt;b&gt;" in shown[0]["text/html"]
+    assert "One question &amp; its steps" in shown[0]["text/html"]
