@@ -15,9 +15,7 @@ from course_utils.profiles import for_profile
 from course_utils.recipes import g2p_transformer
 
 WORDS = {"cat": [["K", "AE1", "T"]], "cats": [["K", "AE1", "T", "S"]], "tack": [["T", "AE1", "K"]]}
-TINY = dict(
-    d_model=16, d_ff=16, layers=(1, 1), epochs=2, last_epochs=1, batch=2, lr=1e-2, dropout=0.1
-)
+TINY = dict(d_model=16, d_ff=16, layers=(1, 1), epochs=2, batch=2, lr=1e-2, dropout=0.1)
 
 
 @pytest.fixture
