@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from course_utils import assets, pronunciation
 from course_utils.cli import main
 from course_utils.profiles import for_profile
-from course_utils.recipes import g2p_transformer
+from course_utils.recipes import RECIPES, g2p_transformer
 
 WORDS = {"cat": [["K", "AE1", "T"]], "cats": [["K", "AE1", "T", "S"]], "tack": [["T", "AE1", "K"]]}
 TINY = dict(d_model=16, d_ff=16, layers=(1, 1), epochs=2, batch=2, lr=1e-2, dropout=0.1)
@@ -72,3 +72,32 @@ def test_a_missing_checkpoint_names_the_remedy(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(assets, "data_folder", lambda: tmp_path)
     with pytest.raises(assets.AssetError, match="course train g2p-transformer"):
         g2p_transformer.load()
+
+
+# ── what is stored ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_stored_checkpoint_is_small_and_has_its_card(name: str):
+    folder = assets.checkpoint_folder(name)
+    assert (folder / "model.safetensors").stat().st_size <= 10_000_000
+    assert (folder / "README.md").is_file()
+
+
+def test_the_stored_card_is_what_the_header_says(tmp_path: Path):
+    stored = assets.checkpoint_folder("g2p-transformer")
+    (tmp_path / "model.safetensors").write_bytes((stored / "model.safetensors").read_bytes())
+    g2p_transformer.write_card(tmp_path)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert card == (stored / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_stored_checkpoint_scores_what_its_card_says():
+    """A tenth of the test words: within three standard errors of a share of 1,200."""
+    model, facts = (
+        g2p_transformer.load(),
+        g2p_transformer.facts_of(assets.checkpoint_folder("g2p-transformer"))[1],
+    )
+    *_, test = pronunciation.split(pronunciation.entries(assets.load_cmudict()))
+    rates = g2p_transformer.evaluate(model, test[::10])
+    assert abs(rates.word - facts["test_wer"]) < 3 * (0.4 * 0.6 / len(test[::10])) ** 0.5

@@ -4,7 +4,7 @@
 with the scores, the seed, the hardware and the minutes; `load` gives the model. What a score means
 is said in `course_utils.pronunciation`. The recipe is that of Vaswani et al. 2017 in small (label
 smoothing and dropout of 0.1, a learning rate that rises and falls) on T5's blocks, with sinusoidal
-positions: without them the same model learns to line up letters and sounds ten times as slowly.
+positions (without them, at width 128, the loss after 300 steps is 1.55 nats instead of 0.80).
 """
 
 from __future__ import annotations
