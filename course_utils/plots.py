@@ -405,6 +405,26 @@ def timeline(events: Sequence[tuple[int, str, str]], *, title: str) -> None:
     show(figure)
 
 
+def pipeline(stages: Mapping[str, str], *, title: str) -> None:
+    """Draw steps as boxes from left to right, each with its name above what comes out of it."""
+    import textwrap
+
+    figure, axes = new_figure(width=2.9 * len(stages), height=2.7)
+    axes.set_axis_off()
+    axes.set_xlim(0, len(stages))
+    axes.set_ylim(0, 1)
+    for i, (name, shown) in enumerate(stages.items()):
+        box = {"boxstyle": "round,pad=0.5", "fc": "white", "ec": PALETTE[i % len(PALETTE)], "lw": 2}
+        wrapped = "\n".join(textwrap.wrap(shown, 26))
+        axes.text(i + 0.45, 0.88, name, ha="center", fontsize=12, weight="bold")
+        axes.text(i + 0.45, 0.42, wrapped, ha="center", va="center", fontsize=9, bbox=box)
+        if i:
+            arrow = {"arrowstyle": "->", "lw": 2, "color": GREY}
+            axes.annotate("", (i + 0.02, 0.88), (i - 0.12, 0.88), arrowprops=arrow)
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    show(figure)
+
+
 def live(draw: Callable[..., None], **controls: tuple) -> None:
     """Show `draw` for its default values, and under it controls that redraw it where they can run.
 

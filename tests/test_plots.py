@@ -74,6 +74,12 @@ def test_turns_show_one_picture(shown):
     assert is_picture(shown[0])
 
 
+def test_pipeline_is_one_picture(shown):
+    plots.pipeline({"question": "Who?", "answer": "a name " * 20, "nothing": ""}, title="t")
+    assert len(shown) == 1
+    assert is_picture(shown[0])
+
+
 def test_unrolled_is_one_picture(shown):
     assert plots.unrolled([1, 0, 0], [0.8, -0.6, 0.0], title="t") is None
     assert len(shown) == 1
