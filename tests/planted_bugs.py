@@ -20,6 +20,7 @@ import planted_nb03
 import planted_plays
 import planted_prompting
 import planted_pronunciation
+import planted_reasoning
 import torch
 import torch.nn.functional as F
 from planting import Bug
@@ -1398,6 +1399,7 @@ PLANTED: dict[str, list[Bug]] = {
     "plays": planted_plays.PLAYS,
     "prompting": planted_prompting.PROMPTING,
     "pronunciation": planted_pronunciation.PRONUNCIATION,
+    "reasoning": planted_reasoning.REASONING,
     "layers": LAYERS,
     "recurrent": [*RECURRENT, *planted_nb01.RECURRENT],
     "attention": [*ATTENTION, *planted_nb02.ATTENTION],
