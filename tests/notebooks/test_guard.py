@@ -163,6 +163,20 @@ def top_p(logits, p):
     fewer = kept.scatter(-1, least, -infinite)
     return fewer if (fewer > -infinite).any() else kept
 """
+LSTM_THAT_NEVER_FORGETS = """
+import functools
+_right = lstm_step
+@functools.wraps(_right)
+def lstm_step(x, state, w_ih, w_hh, b_ih, b_hh):
+    i, f, g, o = b_ih.chunk(4)
+    return _right(x, state, w_ih, w_hh, torch.cat([i, f + 50, g, o]), b_hh)
+"""
+DECODER_WITHOUT_TRIANGLE = """
+_right = DecoderBlock.forward
+def _blind(self, x, **seen):
+    return _right(self, x, **{**seen, "causal": False})
+DecoderBlock.forward = _blind
+"""
 WEIGHTS_WITHOUT_SCALE = """
 import functools
 _right = attention_weights
@@ -234,7 +248,9 @@ def test_the_guard_is_red_when_a_helper_breaks(nucleus: Path, tmp_path: Path) ->
 
 # notebook: module, how it is broken, and a word of the cell that must turn red
 BREAKS = {
+    "01_recurrent_networks": ("course_utils.recurrent", LSTM_THAT_NEVER_FORGETS, "cell after step"),
     "02_attention": ("course_utils.attention", WEIGHTS_WITHOUT_SCALE, "kitten"),
+    "03_transformer_families": ("course_utils.transformer", DECODER_WITHOUT_TRIANGLE, "A1a"),
     "09_decoding": ("course_utils.decoding", TOP_P_ONE_TOO_FEW, "top_p"),
 }
 
