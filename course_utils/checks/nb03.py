@@ -51,6 +51,7 @@ def _over_everything(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def _mean_pool_inputs() -> Iterator[tuple]:
     yield _draw(0, 2, 4, 3), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
     yield _draw(1, 2, 3, 2), torch.tensor([[1, 0, 0], [0, 0, 0]])
+    yield _draw(2, 1, 5, 4), torch.tensor([[0, 0, 1, 1, 1]])
 
 
 def _pool_padding_too(hidden: Tensor, mask: Tensor) -> Tensor:
@@ -72,6 +73,7 @@ def _divide_by_nothing(hidden: Tensor, mask: Tensor) -> Tensor:
 def _shift_inputs() -> Iterator[tuple]:
     yield _draw_ids(0, 3, 5) + 3, 1, 0
     yield torch.tensor([[4, IGNORED, IGNORED], [5, 6, 7]]), 2, 0
+    yield torch.tensor([[9, 8, IGNORED, IGNORED]]), 1, 3
 
 
 def _keep_ignored(labels: Tensor, start: int, pad: int) -> Tensor:
@@ -98,6 +100,7 @@ def _one_longer(labels: Tensor, start: int, pad: int) -> Tensor:
 def _loss_inputs() -> Iterator[tuple]:
     yield _draw(0, 2, 4, 6), _draw_ids(1, 2, 4), torch.ones(2, 4)
     yield _draw(2, 2, 4, 6), _draw_ids(3, 2, 4), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    yield _draw(4, 1, 6, 8), _draw_ids(5, 1, 6), torch.tensor([[1, 1, 1, 1, 1, 0]])
 
 
 def _own_token(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
