@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from course_utils.metrics import ErrorRates, error_rates
+from course_utils.transformer import IGNORED
 
 if TYPE_CHECKING:
     from course_utils.recurrent import RecurrentSeq2Seq
@@ -36,7 +37,6 @@ PHONEMES = (
 )
 SYMBOLS = ("<pad>", "<s>", "</s>", *LETTERS, *PHONEMES)
 PAD, START, STOP = 0, 1, 2
-IGNORED = -100  # a label that no loss counts
 LONGEST = 40  # phonemes written at most; CMUdict's longest word has 29
 
 _ids = {symbol: i for i, symbol in enumerate(SYMBOLS)}
@@ -184,11 +184,19 @@ def batches(words: Sequence[Entry], size: int, seed: int = 0, pool: int = 32) ->
 
 
 def writer(model: EncoderDecoder | RecurrentSeq2Seq) -> Write:
-    """Greedy decoding of either kind of model, as `transcribe` and `score` take it."""
+    """Greedy decoding of either kind of model, as `transcribe` and `score` take it.
+
+    Words are brought to the device that the model is on.
+    """
     limits = {"start": START, "stop": STOP, "max_new": LONGEST}
-    if hasattr(model, "remember"):  # a transformer masks its source, a recurrent net counts it
-        return lambda source, mask: model.greedy(source, mask, **limits)
-    return lambda source, mask: model.greedy(source, mask.sum(dim=1), **limits)
+    masks = hasattr(model, "remember")  # a transformer masks its source, a recurrent net counts it
+
+    def write(source: Tensor, mask: Tensor) -> list[list[int]]:
+        device = next(model.parameters()).device
+        seen = mask if masks else mask.sum(dim=1)
+        return model.greedy(source.to(device), seen.to(device), **limits)
+
+    return write
 
 
 def transcribe(write: Write, words: Sequence[str], size: int = 512) -> list[list[str]]:

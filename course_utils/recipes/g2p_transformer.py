@@ -136,9 +136,7 @@ def fit(
 
 def evaluate(model: EncoderDecoder, words: list[Entry]) -> ErrorRates:
     """Greedy decoding, scored against the nearest accepted pronunciation."""
-    device = model.tokens.weight.device
-    write = pronunciation.writer(model.eval())
-    return pronunciation.score(lambda ids, mask: write(ids.to(device), mask.to(device)), words)
+    return pronunciation.score(pronunciation.writer(model.eval()), words)
 
 
 def train(profile: str = "cpu", seed: int = 0, out: Path | None = None) -> Path:
