@@ -547,13 +547,11 @@ def load_shakespeare_questions(split: str = "test") -> list[PlayQuestion]:
     """
     import json
 
-    if split not in QUESTION_SPLITS:
-        raise ValueError(f"split is {split!r}; it must be one of {', '.join(QUESTION_SPLITS)}")
-    folder = data_folder() / "shakespeare_questions"
-    choices = json.loads((folder / "choices.json").read_text(encoding="utf-8"))
-    lines = (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = _authored("shakespeare_questions", split, splits=QUESTION_SPLITS)
+    file = data_folder() / "shakespeare_questions" / "choices.json"
+    choices = json.loads(file.read_text(encoding="utf-8"))
     questions = []
-    for row in map(json.loads, lines):
+    for row in rows:
         among = choices["plays"] if row["kind"] == "play" else choices["casts"][row["play"]]
         row |= {"accepted": tuple(row["accepted"]), "choices": tuple(among)}
         questions.append(PlayQuestion(**row))
@@ -563,12 +561,14 @@ def load_shakespeare_questions(split: str = "test") -> list[PlayQuestion]:
 AUTHORED_SPLITS = ("shots", "dev", "test")
 
 
-def _authored(name: str, split: str, suffix: str = "") -> list[dict[str, Any]]:
+def _authored(
+    name: str, split: str, suffix: str = "", splits: tuple[str, ...] = AUTHORED_SPLITS
+) -> list[dict[str, Any]]:
     """Return the rows of one split of a set that the course authored: data/<name>/README.md."""
     import json
 
-    if split not in AUTHORED_SPLITS:
-        raise ValueError(f"split is {split!r}; it must be one of {', '.join(AUTHORED_SPLITS)}")
+    if split not in splits:
+        raise ValueError(f"split is {split!r}; it must be one of {', '.join(splits)}")
     file = data_folder() / name / f"{split}{suffix}.jsonl"
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
