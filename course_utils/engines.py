@@ -19,8 +19,10 @@ same weights written as a float32 GGUF leave nothing to round, and the engines a
 
 from __future__ import annotations
 
+import copy
 import http.client
 import importlib
+import itertools
 import json
 import math
 import os
@@ -797,8 +799,55 @@ class _Transformers:
         )
 
     def score(self, prompts: list[list[int]], endings: list[list[int]]) -> list[list[float]]:
+        """Read several prompts together where every ending is one token, as labels mostly are."""
         with self._computing():
+            if len(prompts) > 1 and max(map(len, endings)) == 1:
+                return self._next_logprobs(prompts, [token for (token,) in endings])
             return [self._logprobs(prompt, endings) for prompt in prompts]
+
+    def _next_logprobs(self, prompts: list[list[int]], tokens: list[int]) -> list[list[float]]:
+        """Read the common beginning of all prompts once, and the rest in batches, on copies of it.
+
+        At least one token of each prompt is left to the rest: only what is read has logits.
+        """
+        columns = zip(*prompts, strict=False)
+        common = sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
+        common = min(common, min(map(len, prompts)) - 1)
+        rests = [prompt[common:] for prompt in prompts]
+        begun = self._begin(prompts[0][:common])
+        scores: dict[int, list[float]] = {}
+        for group in _batches([len(rest) for rest in rests], self.parallel, equal=False):
+            batch = self._next_of_batch([rests[i] for i in group], copy.deepcopy(begun), tokens)
+            scores.update(zip(group, batch, strict=True))
+        return [scores[i] for i in range(len(prompts))]
+
+    def _begin(self, beginning: list[int]) -> Any:
+        """Return the key-value cache after a text's beginning, None where there is none."""
+        import torch
+
+        if not beginning:
+            return None
+        ids = torch.tensor([beginning], device=self.net.device)
+        return self.net(ids, use_cache=True, logits_to_keep=1).past_key_values
+
+    def _next_of_batch(self, rests: list[list[int]], cache: Any, tokens: list[int]) -> Any:
+        """Go on from a cache with several texts, padded on the right: (B, len(tokens)) in nats.
+
+        No token looks at what comes after it, so padding needs no mask.
+        """
+        import torch
+
+        width = max(map(len, rests))
+        ids = torch.tensor([rest + [0] * (width - len(rest)) for rest in rests])  # (B, T)
+        last = torch.tensor([len(rest) - 1 for rest in rests], device=self.net.device)  # (B,)
+        places, at = last.unique(return_inverse=True)
+        if cache is not None:
+            cache.batch_repeat_interleave(len(rests))
+        logits = self.net(
+            ids.to(self.net.device), past_key_values=cache, logits_to_keep=places
+        ).logits  # (B, places, V)
+        rows = torch.arange(len(rests), device=self.net.device)
+        return logits[rows, at].float().log_softmax(-1)[:, tokens].tolist()
 
     def _logprobs(self, prompt: list[int], endings: list[list[int]]) -> list[float]:
         """Read the prompt once, then all endings in one batch on copies of its cache.

@@ -225,6 +225,26 @@ def test_scores_are_the_sum_of_token_logprobs(hf, smollm2):
         assert score == pytest.approx(by_hand, abs=1e-3)  # float32, with and without the cache
 
 
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        [f"Review: {text}\nSentiment:" for text in ("Good", "I slept", "", "Never again")],
+        ["The sea", "A cat sat on the", "One", "The"],  # nothing in common, and one begins another
+        [REVIEW, REVIEW],
+        [REVIEW, *CHATS[:2]],
+    ],
+)
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_prompts_that_are_read_together_score_as_alone(smollm2, prompts, parallel):
+    model, tokenizer = smollm2
+    words = LABELS[:3]
+    assert all(len(tokenizer(word)["input_ids"]) == 1 for word in words)
+    with load_engine("transformers", model, tokenizer=tokenizer, parallel=parallel) as engine:
+        together = engine.logprobs(prompts, words)
+        alone = [engine.logprobs(prompt, words) for prompt in prompts]
+    np.testing.assert_allclose(together, alone, atol=1e-3)  # float32, other batch
+
+
 def test_scores_of_all_next_tokens_are_a_distribution(hf):
     tokenizer = hf._backend.tokenizer
     likely = [tokenizer.decode([i]) for i in range(17, 2000)]
