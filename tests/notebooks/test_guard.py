@@ -184,6 +184,20 @@ _right = attention_weights
 def attention_weights(q, k, mask=None, *, scale=None, bias=None):
     return _right(q, k, mask, bias=bias)
 """
+BM25_WITHOUT_LENGTH = """
+import functools
+_right = bm25_scores
+@functools.wraps(_right)
+def bm25_scores(query, documents, *, k1=1.5, b=0.75, variant="lucene"):
+    return _right(query, documents, k1=k1, b=0.0, variant=variant)
+"""
+PROMPT_WITH_SHOTS_REVERSED = """
+import functools
+_right = plain_prompt
+@functools.wraps(_right)
+def plain_prompt(text, shots=(), **options):
+    return _right(text, list(shots)[::-1], **options)
+"""
 NUCLEUS = (
     "import torch\n"
     "from course_utils.claims import measured\n"
@@ -252,6 +266,12 @@ BREAKS = {
     "02_attention": ("course_utils.attention", WEIGHTS_WITHOUT_SCALE, "kitten"),
     "03_transformer_families": ("course_utils.transformer", DECODER_WITHOUT_TRIANGLE, "A1a"),
     "09_decoding": ("course_utils.decoding", TOP_P_ONE_TOO_FEW, "top_p"),
+    "10_prompting": ("course_utils.prompting", PROMPT_WITH_SHOTS_REVERSED, "lovely day"),
+    "12_retrieval_augmented_generation": (
+        "course_utils.retrieval",
+        BM25_WITHOUT_LENGTH,
+        "largest difference",
+    ),
 }
 
 
