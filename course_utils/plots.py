@@ -140,7 +140,10 @@ def intervals(
             axes.plot([at[k] + 0.07] * len(single), single, ".", color=PALETTE[i], alpha=0.5)
     axes.set_xticks(range(len(places)), places)
     axes.grid(visible=False, axis="x")
-    axes.legend(fontsize=9)
+    if len(axes.get_legend_handles_labels()[0]) > 3:  # more would cover the marks
+        figure.legend(fontsize=9, loc="outside lower center", ncols=4)
+    else:
+        axes.legend(fontsize=9)
     label(axes, title, x, y)
     show(figure)
 

@@ -198,6 +198,10 @@ _right = plain_prompt
 def plain_prompt(text, shots=(), **options):
     return _right(text, list(shots)[::-1], **options)
 """
+FURTHER_EXAMPLES_KEPT = """
+own_part = str.strip
+"""
+
 NUCLEUS = (
     "import torch\n"
     "from course_utils.claims import measured\n"
@@ -267,6 +271,7 @@ BREAKS = {
     "03_transformer_families": ("course_utils.transformer", DECODER_WITHOUT_TRIANGLE, "A1a"),
     "09_decoding": ("course_utils.decoding", TOP_P_ONE_TOO_FEW, "top_p"),
     "10_prompting": ("course_utils.prompting", PROMPT_WITH_SHOTS_REVERSED, "lovely day"),
+    "11_reasoning_and_acting": ("course_utils.reasoning", FURTHER_EXAMPLES_KEPT, "And now"),
     "12_retrieval_augmented_generation": (
         "course_utils.retrieval",
         BM25_WITHOUT_LENGTH,
