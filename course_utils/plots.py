@@ -140,7 +140,7 @@ def intervals(
             axes.plot([at[k] + 0.07] * len(single), single, ".", color=PALETTE[i], alpha=0.5)
     axes.set_xticks(range(len(places)), places)
     axes.grid(visible=False, axis="x")
-    if len(axes.get_legend_handles_labels()[0]) > 3:  # more would cover the marks
+    if len(axes.get_legend_handles_labels()[0]) > 2:  # more would cover the marks
         figure.legend(fontsize=9, loc="outside lower center", ncols=4)
     else:
         axes.legend(fontsize=9)
@@ -412,18 +412,18 @@ def pipeline(stages: Mapping[str, str], *, title: str) -> None:
     """Draw steps as boxes from left to right, each with its name above what comes out of it."""
     import textwrap
 
-    figure, axes = new_figure(width=2.9 * len(stages), height=2.7)
+    figure, axes = new_figure(width=2.2 * len(stages), height=2.2)
     axes.set_axis_off()
     axes.set_xlim(0, len(stages))
     axes.set_ylim(0, 1)
     for i, (name, shown) in enumerate(stages.items()):
         box = {"boxstyle": "round,pad=0.5", "fc": "white", "ec": PALETTE[i % len(PALETTE)], "lw": 2}
-        wrapped = "\n".join(textwrap.wrap(shown, 26))
-        axes.text(i + 0.45, 0.88, name, ha="center", fontsize=12, weight="bold")
-        axes.text(i + 0.45, 0.42, wrapped, ha="center", va="center", fontsize=9, bbox=box)
+        wrapped = "\n".join(textwrap.wrap(shown, 22))
+        axes.text(i + 0.5, 0.92, name, ha="center", va="center", fontsize=12, weight="bold")
+        axes.text(i + 0.5, 0.72, wrapped, ha="center", va="top", fontsize=10, bbox=box)
         if i:
             arrow = {"arrowstyle": "->", "lw": 2, "color": GREY}
-            axes.annotate("", (i + 0.02, 0.88), (i - 0.12, 0.88), arrowprops=arrow)
+            axes.annotate("", (i + 0.1, 0.92), (i - 0.1, 0.92), arrowprops=arrow)
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
     show(figure)
 
