@@ -814,54 +814,54 @@ class _Transformers:
         common = sum(1 for _ in itertools.takewhile(lambda column: len(set(column)) == 1, columns))
         common = min(common, min(map(len, prompts)) - 1)
         rests = [prompt[common:] for prompt in prompts]
-        begun = self._begin(prompts[0][:common])
+        begun = self._read(prompts[0][:common]).past_key_values if common else None
         scores: dict[int, list[float]] = {}
         for group in _batches([len(rest) for rest in rests], self.parallel, equal=False):
             batch = self._next_of_batch([rests[i] for i in group], copy.deepcopy(begun), tokens)
             scores.update(zip(group, batch, strict=True))
         return [scores[i] for i in range(len(prompts))]
 
-    def _begin(self, beginning: list[int]) -> Any:
-        """Return the key-value cache after a text's beginning, None where there is none."""
+    def _read(self, prompt: list[int]) -> Any:
+        """Read one text: its key-value cache, and the logits after its last token, (1, 1, V)."""
         import torch
 
-        if not beginning:
-            return None
-        ids = torch.tensor([beginning], device=self.net.device)
-        return self.net(ids, use_cache=True, logits_to_keep=1).past_key_values
+        ids = torch.tensor([prompt], device=self.net.device)
+        return self.net(ids, use_cache=True, logits_to_keep=1)
 
     def _next_of_batch(self, rests: list[list[int]], cache: Any, tokens: list[int]) -> Any:
-        """Go on from a cache with several texts, padded on the right: (B, len(tokens)) in nats.
-
-        No token looks at what comes after it, so padding needs no mask.
-        """
+        """Go on from a cache with several texts: (B, len(tokens)) in nats."""
         import torch
 
-        width = max(map(len, rests))
-        ids = torch.tensor([rest + [0] * (width - len(rest)) for rest in rests])  # (B, T)
         last = torch.tensor([len(rest) - 1 for rest in rests], device=self.net.device)  # (B,)
         places, at = last.unique(return_inverse=True)
         if cache is not None:
             cache.batch_repeat_interleave(len(rests))
-        logits = self.net(
-            ids.to(self.net.device), past_key_values=cache, logits_to_keep=places
-        ).logits  # (B, places, V)
+        ids = self._padded(rests)
+        read = self.net(ids, past_key_values=cache, logits_to_keep=places)
         rows = torch.arange(len(rests), device=self.net.device)
-        return logits[rows, at].float().log_softmax(-1)[:, tokens].tolist()
+        logits = read.logits[rows, at]  # of (B, places, V): (B, V)
+        return logits.float().log_softmax(-1)[:, tokens].tolist()
 
-    def _logprobs(self, prompt: list[int], endings: list[list[int]]) -> list[float]:
-        """Read the prompt once, then all endings in one batch on copies of its cache.
+    def _padded(self, texts: list[list[int]]) -> torch.Tensor:
+        """Stack token ids, padded on the right: (B, T).
 
-        Padding on the right needs no mask: no token looks at what comes after it.
+        That needs no mask where nothing is read after the padding: no token looks ahead.
         """
         import torch
 
-        n, longest = len(endings), max(map(len, endings))
-        ids = torch.tensor([ending + [0] * (longest - len(ending)) for ending in endings])  # (N, L)
-        real = torch.tensor([[i < len(ending) for i in range(longest)] for ending in endings])
-        ids, real = ids.to(self.net.device), real.to(self.net.device)
-        first = torch.tensor([prompt], device=self.net.device)
-        read = self.net(first, use_cache=True, logits_to_keep=1)
+        width = max(map(len, texts))
+        rows = [text + [0] * (width - len(text)) for text in texts]
+        return torch.tensor(rows, device=self.net.device)
+
+    def _logprobs(self, prompt: list[int], endings: list[list[int]]) -> list[float]:
+        """Read the prompt once, then all endings in one batch on copies of its cache."""
+        import torch
+
+        ids = self._padded(endings)  # (N, L)
+        n, longest = ids.shape
+        lengths = torch.tensor([len(ending) for ending in endings], device=ids.device)
+        real = torch.arange(longest, device=ids.device) < lengths[:, None]  # (N, L)
+        read = self._read(prompt)
         logits = read.logits.expand(n, -1, -1)  # (N, 1, V)
         if longest > 1:
             read.past_key_values.batch_repeat_interleave(n)
