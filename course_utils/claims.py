@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import html
 import math
-import numbers
 import re
 from typing import Any
+
+from course_utils.showing import Measured, measured, plain_value
 
 VERDICTS = ("holds", "holds if", "corrected")
 _ID = re.compile(r"[A-Z]\d+[a-z]?")
@@ -16,54 +17,11 @@ class ClaimFailed(AssertionError):  # noqa: N818  the name says what happened
     """A claim's predicate was false for the numbers measured in this run."""
 
 
-class Measured(str):
-    """Text between ⟨ and ⟩: the guard does not compare it. `value` is what it was made from."""
-
-    value: Any
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-def measured(value: Any, spec: str = "") -> Measured:
-    """Wrap a value that depends on floats, time or the machine, so that the guard masks it.
-
-    `measured(0.73412)` → ⟨0.734⟩; `spec` is a format specification (default .3g for reals).
-    Sequences and one-dimensional tensors become one bracket: ⟨0.1, 0.2⟩.
-    """
-    plain = _plain(value)
-    items = plain if isinstance(plain, list) else [plain]
-    text = Measured("⟨" + ", ".join(_format(item, spec) for item in items) + "⟩")
-    text.value = plain
-    return text
-
-
-def _format(item: Any, spec: str) -> str:
-    if not spec and isinstance(item, float):
-        spec = ".3g" if abs(item) < 1000 else ",.0f"
-    return format(item, spec).replace("⟨", "<").replace("⟩", ">")
-
-
-def _plain(value: Any) -> Any:
-    """Numbers, strings and lists of them, from numpy and torch values too."""
-    if isinstance(value, Measured):
-        return value.value
-    if hasattr(value, "tolist"):  # numpy arrays and scalars, torch tensors
-        return value.tolist()
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (bool, str)) or value is None:
-        return value
-    if isinstance(value, numbers.Integral):
-        return int(value)
-    return float(value) if isinstance(value, numbers.Real) else str(value)
-
-
 def _shown(value: Any) -> str:
     """Exact values as they are; floats, and lists that hold one, between the brackets."""
     if isinstance(value, Measured):
         return str(value)
-    plain = _plain(value)
+    plain = plain_value(value)
     items = plain if isinstance(plain, list) else [plain]
     if any(isinstance(item, float) for item in items):
         return str(measured(plain))
@@ -88,7 +46,7 @@ def claim(
         raise ValueError(f"claim {id} holds if … what? Give condition='…'")
     if not values:
         raise ValueError(f"claim {id} shows no measured value; nothing is asserted unmeasured")
-    outcome = _plain(holds)
+    outcome = plain_value(holds)
     if not isinstance(outcome, bool):
         raise ValueError(f"claim {id}: holds is {holds!r}; it must be one boolean")
     rows = {name.replace("_", " "): _shown(value) for name, value in values.items()}
@@ -114,7 +72,7 @@ def _json_safe(value: Any) -> Any:
 
 
 def _metadata(id: str, text: str, verdict: str, condition: str, values: dict) -> dict:
-    plain = {name: _json_safe(_plain(value)) for name, value in values.items()}
+    plain = {name: _json_safe(plain_value(value)) for name, value in values.items()}
     return {
         "id": id,
         "text": text,

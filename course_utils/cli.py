@@ -23,7 +23,7 @@ class Commands(click.Group):
         return [name for name in ORDER if name in self.commands]
 
     def invoke(self, ctx: click.Context) -> object:
-        from course_utils.fetching import AssetError
+        from course_utils.assets.catalogue import AssetError
         from course_utils.runner.notebooks import UsageError
 
         try:
@@ -160,7 +160,8 @@ def fetch(assets: tuple[str, ...], verify: bool) -> None:
 
     Everything after that works offline. Without names, all of them.
     """
-    from course_utils.assets import cache_folder, fetch_all
+    from course_utils.assets.catalogue import cache_folder
+    from course_utils.models import fetch_all
 
     folders = fetch_all(assets or None, verify=verify)
     click.echo(f"{len(folders)} assets are in {cache_folder()}")

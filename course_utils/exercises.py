@@ -1,8 +1,9 @@
 """Exercises with feedback at once: check(), hint(), solution().
 
-A notebook's exercises are declared in `course_utils.checks.nbNN` as `EXERCISES`, a dictionary from
-name to `Exercise`; `check("09.top_p", fn)` finds them there. A solution is the package's own
-source. The wrong versions that name a learner's likely mistake are the ones that the tests plant.
+A notebook's exercises are declared in a module of `course_utils.checks` as `EXERCISES`, a
+dictionary from name to `Exercise`; `check("09.top_p", fn)` finds them there. A solution is the
+package's own source. The wrong versions that name a learner's likely mistake are the ones that the
+tests plant.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+from course_utils import checks
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,9 @@ class NotAttempted(Exception):  # noqa: N818  it is not an error
 def find(id: str) -> Exercise:
     """Return the exercise "09.top_p"; ValueError with the choices when there is none."""
     notebook, _, name = id.partition(".")
-    try:
-        exercises = importlib.import_module(f"course_utils.checks.nb{notebook}").EXERCISES
-    except ModuleNotFoundError as error:
-        raise ValueError(f"no exercises for notebook {notebook!r}; ids look like '09.top_p'") from (
-            error
-        )
+    if notebook not in checks.MODULES:
+        raise ValueError(f"no exercises for notebook {notebook!r}; ids look like '09.top_p'")
+    exercises = importlib.import_module(f"{checks.__name__}.{checks.MODULES[notebook]}").EXERCISES
     if name not in exercises:
         raise ValueError(f"no exercise {id!r}; notebook {notebook} has: {', '.join(exercises)}")
     return exercises[name]

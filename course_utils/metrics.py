@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -70,7 +71,7 @@ def error_rates(
 
 
 @dataclass(frozen=True)
-class Proportion:
+class Interval:
     """A share, or a mean of values from 0 to 1: `value` in [`low`, `high`] from `n` trials."""
 
     value: float
@@ -79,7 +80,7 @@ class Proportion:
     n: int
 
 
-def accuracy(correct: Sequence[bool], confidence: float = 0.95) -> Proportion:
+def accuracy(correct: Sequence[bool], confidence: float = 0.95) -> Interval:
     """Share of true outcomes with its Wilson score interval (Wilson 1927)."""
     from scipy.stats import binomtest
 
@@ -88,12 +89,12 @@ def accuracy(correct: Sequence[bool], confidence: float = 0.95) -> Proportion:
     hits = sum(bool(c) for c in correct)
     test = binomtest(hits, len(correct))
     low, high = test.proportion_ci(confidence, method="wilson")
-    return Proportion(hits / len(correct), float(low), float(high), len(correct))
+    return Interval(hits / len(correct), float(low), float(high), len(correct))
 
 
 def mean_interval(
     values: Sequence[float], confidence: float = 0.95, *, resamples: int = 2000, seed: int = 0
-) -> Proportion:
+) -> Interval:
     """Mean of scores per item with its bootstrap interval (percentiles; Efron 1979).
 
     For scores that are no plain yes or no, such as reciprocal ranks. The items are drawn again, as
@@ -107,7 +108,7 @@ def mean_interval(
         raise ValueError("the mean of no scores is undefined; give at least one")
     drawn = np.random.default_rng(seed).integers(scores.size, size=(resamples, scores.size))
     low, high = np.quantile(scores[drawn].mean(1), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Proportion(float(scores.mean()), float(low), float(high), scores.size)
+    return Interval(float(scores.mean()), float(low), float(high), scores.size)
 
 
 def paired_p_value(a: Sequence[bool], b: Sequence[bool]) -> float:
@@ -219,3 +220,82 @@ def checksum(module: nn.Module) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         digest.update(flat.numpy().data)
     return digest.hexdigest()
+
+
+# ── labels ────────────────────────────────────────────────────────────────────────────────────
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    if isinstance(labels, str) or len(labels) < 2 or not all(labels):
+        raise ValueError(f"labels is {labels!r}; give a list of at least two texts")
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"labels is {list(labels)}; each must occur once")
+
+
+# ── evaluation ────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What predictions are worth, item by item and together.
+
+    `accuracy` has its Wilson interval. `recall[label]` is the share of that label's items that
+    were found, and `balanced` the mean of these, ½ for a guess between two labels whatever their
+    shares. `predicted[label]` counts predictions; `unanswered` those that were None.
+    """
+
+    accuracy: Interval
+    balanced: float
+    recall: dict[str, float]
+    predicted: dict[str, int]
+    unanswered: int
+    correct: tuple[bool, ...]
+
+
+def evaluate(
+    predictions: Sequence[str | None], truth: Sequence[str], *, labels: Sequence[str]
+) -> Evaluation:
+    """Compare predictions with the truth; None, an answer without a label, counts as wrong.
+
+    Raises ValueError for different lengths, nothing to compare, or a label not in `labels`.
+    """
+    check_labels(labels)
+    if len(predictions) != len(truth) or not len(truth):
+        raise ValueError(
+            f"{len(predictions)} predictions for {len(truth)} items; give one for each, and at "
+            "least one"
+        )
+    known: set[Hashable] = set(labels)
+    if unknown := [label for label in (*predictions, *truth) if label not in {*known, None}]:
+        raise ValueError(f"{unknown[0]!r} is no label; known are {list(labels)}")
+    if None in truth:
+        raise ValueError("the truth of an item is None; leave items without a label out")
+    correct = tuple(p == t for p, t in zip(predictions, truth, strict=True))
+    hits = Counter(t for t, right in zip(truth, correct, strict=True) if right)
+    recall = {label: hits[label] / n for label, n in Counter(truth).items()}
+    return Evaluation(
+        accuracy=accuracy(correct),
+        balanced=math.fsum(recall.values()) / len(recall),
+        recall={label: recall[label] for label in labels if label in recall},
+        predicted={label: list(predictions).count(label) for label in labels},
+        unanswered=list(predictions).count(None),
+        correct=correct,
+    )
+
+
+class Comparison(NamedTuple):
+    """Accuracy of one method less that of another on the same items, and an exact p-value."""
+
+    difference: float
+    p_value: float
+    only_first: int
+    only_second: int
+
+
+def compare(first: Evaluation, second: Evaluation) -> Comparison:
+    """Compare two methods item by item (McNemar's exact test). ValueError for other items."""
+    p_value = paired_p_value(first.correct, second.correct)
+    pairs = Counter(zip(first.correct, second.correct, strict=True))
+    only_first, only_second = pairs[True, False], pairs[False, True]
+    difference = (only_first - only_second) / len(first.correct)
+    return Comparison(difference, p_value, only_first, only_second)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from course_utils.claims import measured
+from course_utils.showing import measured
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ os.environ["MPLBACKEND"] = "Agg"
 
 import pytest
 
-from course_utils import assets
+from course_utils import models
 
 ON_REQUEST = {
     "network": "needs a package index: run it with `pytest -m network`",
@@ -36,10 +36,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def smollm2():
     """SmolLM2-135M-Instruct: (model, tokenizer), fp32 on the CPU. Leave its weights as they are."""
-    return assets.load_decoder("smollm2")
+    return models.load_decoder("smollm2")
 
 
 @pytest.fixture(scope="session")
 def minilm():
     """all-MiniLM-L6-v2: (model, tokenizer), fp32 on the CPU. Leave its weights as they are."""
-    return assets.load_encoder("minilm")
+    return models.load_encoder("minilm")
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Everything that is displayed in a test."""
+    outputs = []
+    monkeypatch.setattr("IPython.display.display", lambda data, **kwargs: outputs.append(data))
+    return outputs

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from course_utils import claims
-from course_utils.claims import ClaimFailed, claim, claims_table, ledger, measured
+from course_utils.claims import ClaimFailed, claim, claims_table, ledger
+from course_utils.showing import measured
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_measured_text_is_masked_whole_by_the_guard():
     from pathlib import Path
 
     settings = configparser.ConfigParser()
-    settings.read(Path(__file__).parent / "notebooks" / "sanitize.cfg", encoding="utf-8")
+    settings.read(Path(__file__).parent / "runner" / "sanitize.cfg", encoding="utf-8")
     regex, replace = settings["measured"]["regex"], settings["measured"]["replace"]
     one, other = f"loss {measured(0.1)} in 3 steps", f"loss {measured([2.0, 'x⟩y'])} in 3 steps"
     assert re.sub(regex, replace, one) == re.sub(regex, replace, other)

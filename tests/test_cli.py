@@ -15,7 +15,7 @@ import toy_course
 from click.testing import CliRunner, Result
 from toy_course import COST, PARAMETERS
 
-from course_utils import fetching
+from course_utils.assets import cache
 from course_utils.cli import main
 from course_utils.runner import doctor, notebooks, opening, readme
 
@@ -305,7 +305,7 @@ def test_the_doctor_survives_what_is_broken(monkeypatch) -> None:
     def broken(*arguments: object) -> None:
         raise OSError("no such disk")
 
-    monkeypatch.setattr(fetching, "problems", broken)
+    monkeypatch.setattr(cache, "problems", broken)
     findings = _findings()
     assert findings["assets"].found == "OSError: no such disk"
     assert findings["assets"].remedy == "run make course"

@@ -18,8 +18,11 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from course_utils import assets, engines
-from course_utils.engines import Answer, EngineError, load_engine
+from course_utils import models
+from course_utils.assets.catalogue import AssetError
+from course_utils.backends import llama_cpp
+from course_utils.backends.protocol import Answer, EngineError
+from course_utils.engines import load_engine
 
 TEXTS = [
     "The capital of France is",
@@ -80,7 +83,7 @@ def llama():
 def llama_f32(tmp_path_factory):
     """llama.cpp on the packaged weights written as float32: no activation is rounded."""
     file = tmp_path_factory.mktemp("gguf") / "f32.gguf"
-    write_f32(assets.gguf_path(), file)
+    write_f32(models.gguf_path(), file)
     with load_engine("llama.cpp", file, parallel=4) as engine:
         file.unlink()  # the open mapping keeps it; 540 MB that no later run has to find
         yield engine
@@ -477,9 +480,9 @@ def test_a_prompt_that_just_fits_is_answered(smollm2):
 def test_unknown_engine_and_models_come_with_the_choices(tmp_path):
     with pytest.raises(ValueError, match=r"'vllm'; choose one of llama\.cpp, transformers"):
         load_engine("vllm")
-    with pytest.raises(assets.AssetError, match="smollm2"):
+    with pytest.raises(AssetError, match="smollm2"):
         load_engine("llama.cpp", "nope")
-    with pytest.raises(assets.AssetError, match="smollm2"):
+    with pytest.raises(AssetError, match="smollm2"):
         load_engine("transformers", "nope")
 
 
@@ -489,7 +492,7 @@ def test_a_model_for_the_other_engine_is_explained(tmp_path, smollm2):
     with pytest.raises(EngineError, match=r"folder for transformers.*load_engine\('transformers'"):
         load_engine("llama.cpp", tmp_path)
     with pytest.raises(EngineError, match=r"is a GGUF file.*load_engine\('llama\.cpp'"):
-        load_engine("transformers", assets.gguf_path())
+        load_engine("transformers", models.gguf_path())
     with pytest.raises(ValueError, match=r"reads a \.gguf file"):
         load_engine("llama.cpp", model, tokenizer=tokenizer)
     with pytest.raises(ValueError, match="needs its tokenizer"):
@@ -501,7 +504,7 @@ def test_a_damaged_file_is_explained_in_silence(tmp_path, capfd):
     text.write_text("not a model")
     with pytest.raises(EngineError, match="is not a GGUF file"):
         load_engine("llama.cpp", text)
-    with assets.gguf_path().open("rb") as whole:
+    with models.gguf_path().open("rb") as whole:
         cut.write_bytes(whole.read(5_000_000))
     with pytest.raises(EngineError, match="is damaged"):
         load_engine("llama.cpp", cut)
@@ -550,11 +553,11 @@ def test_import_is_light():
 
 def test_threads_follow_the_environment_and_torch(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert engines._default_threads() == 3
+    assert llama_cpp.default_threads() == 3
     monkeypatch.delenv("OMP_NUM_THREADS")
-    assert engines._default_threads() == torch.get_num_threads()
+    assert llama_cpp.default_threads() == torch.get_num_threads()
     monkeypatch.delitem(sys.modules, "torch")
-    assert 1 <= engines._default_threads() <= os.cpu_count()
+    assert 1 <= llama_cpp.default_threads() <= os.cpu_count()
 
 
 def test_two_engines_at_once_are_silent_and_leave_nothing_behind():

@@ -1,5 +1,7 @@
 """Hand-worked cases, properties and equality with scipy and torch for every metric."""
 
+from __future__ import annotations
+
 import math
 import time
 
@@ -7,8 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from prompting_inputs import LABELS
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
 
 from course_utils import metrics
+from course_utils.metrics import compare, evaluate
 
 words = st.lists(st.sampled_from("abc"), max_size=8)
 
@@ -175,3 +180,61 @@ def test_checksum_sees_any_change():
     with torch.no_grad():
         layer.bias[4] += 1e-6
     assert metrics.checksum(layer) != before
+
+
+def test_evaluate_by_hand():
+    truth = ["positive", "positive", "positive", "negative"]
+    got = evaluate(["positive", "negative", None, "negative"], truth, labels=LABELS)
+    assert got.correct == (True, False, False, True)
+    assert got.accuracy.value == 0.5
+    assert (got.accuracy.low, got.accuracy.high) == pytest.approx((0.15, 0.85), abs=0.001)
+    assert got.recall == pytest.approx({"positive": 1 / 3, "negative": 1})
+    assert got.balanced == pytest.approx(2 / 3)
+    assert got.predicted == {"positive": 1, "negative": 2}
+    assert got.unanswered == 1
+
+
+many = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("abc")), min_size=1)
+
+
+@given(many)
+def test_evaluate_equals_scikit_learn(pairs):
+    predictions, truth = map(list, zip(*pairs, strict=True))
+    got = evaluate(predictions, truth, labels=list("abc"))
+    assert got.accuracy.value == pytest.approx(accuracy_score(truth, predictions))
+    theirs = recall_score(truth, predictions, labels=list(got.recall), average=None)
+    assert list(got.recall.values()) == pytest.approx(theirs.tolist())
+    if set(predictions) <= set(truth) and len(set(truth)) > 1:  # otherwise scikit-learn warns
+        assert got.balanced == pytest.approx(balanced_accuracy_score(truth, predictions))
+
+
+@pytest.mark.parametrize(
+    ("predictions", "truth", "message"),
+    [
+        ([], [], "at least one"),
+        (["positive"], [], "1 predictions for 0 items"),
+        (["good"], ["positive"], "'good' is no label"),
+        (["positive"], ["good"], "'good' is no label"),
+        (["positive"], [None], "the truth of an item is None"),
+    ],
+)
+def test_evaluate_bad_input(predictions, truth, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(predictions, truth, labels=LABELS)
+
+
+def test_compare_by_hand():
+    truth = ["positive"] * 6
+    first = evaluate(["positive"] * 5 + ["negative"], truth, labels=LABELS)
+    second = evaluate(["negative"] * 5 + ["negative"], truth, labels=LABELS)
+    got = compare(first, second)
+    assert got == (5 / 6, 0.0625, 5, 0)  # five in a row of fair coins, on either side: 2 / 2⁵
+    assert compare(second, first) == (-5 / 6, 0.0625, 0, 5)
+    assert compare(first, first) == (0, 1, 0, 0)
+
+
+def test_compare_other_items():
+    one = evaluate(["positive"], ["positive"], labels=LABELS)
+    two = evaluate(["positive"] * 2, ["positive"] * 2, labels=LABELS)
+    with pytest.raises(ValueError, match="same items"):
+        compare(one, two)

@@ -1,1 +1,11 @@
-"""The exercises of the notebooks, one module each: `nb09` holds those of notebook 09."""
+"""The exercises of the notebooks, one module each, and the one table from a notebook's number."""
+
+MODULES = {
+    "01": "recurrent_networks",
+    "02": "attention",
+    "03": "transformer_families",
+    "09": "decoding",
+    "10": "prompting",
+    "11": "reasoning_and_acting",
+    "12": "retrieval_augmented_generation",
+}

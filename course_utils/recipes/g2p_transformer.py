@@ -1,8 +1,8 @@
 """The strong encoder–decoder: from spelling to sound, trained on CMUdict for an hour or two.
 
 `course train g2p-transformer` writes data/checkpoints/g2p-transformer: float16 weights, and a card
-with the scores, the seed, the hardware and the minutes; `load` gives the model. What a score means
-is said in `course_utils.pronunciation`. The recipe is that of Vaswani et al. 2017 in small (label
+with the scores, the seed, the hardware and the minutes; `load` gives the model. What a score
+means is said in `tasks.pronunciation`. The recipe is that of Vaswani et al. 2017 in small (label
 smoothing and dropout of 0.1, a learning rate that rises and falls) on T5's blocks, with sinusoidal
 positions (without them, at width 128, the loss after 300 steps is 1.55 nats instead of 0.80).
 """
@@ -20,12 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from course_utils import assets, pronunciation, training
-from course_utils.layers import copy_weights
+from course_utils import models, training
+from course_utils.architectures.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from course_utils.architectures.layers import copy_weights
+from course_utils.architectures.objectives import IGNORED
+from course_utils.assets import catalogue
 from course_utils.metrics import ErrorRates
 from course_utils.profiles import device_for, for_profile, seed_everything, threads
-from course_utils.pronunciation import SYMBOLS, Batch, Entry
-from course_utils.transformer import IGNORED, EncoderDecoder, EncoderDecoderSizes
+from course_utils.tasks import pronunciation
+from course_utils.tasks.pronunciation import SYMBOLS, Batch, Entry
 
 NAME = "g2p-transformer"
 WEIGHTS = "model.safetensors"
@@ -34,7 +37,7 @@ SMOOTHING = 0.1
 CARD = """\
 # g2p-transformer
 
-An encoder–decoder (`course_utils.transformer.EncoderDecoder`) that writes the phonemes of an
+An encoder–decoder (`EncoderDecoder` in `course_utils.architectures`) that writes the phonemes of an
 English word. Trained by the course on the CMU Pronouncing Dictionary (BSD-2-Clause); this card is
 written by the recipe too, `course train g2p-transformer`. Licence: Apache-2.0, as the course.
 
@@ -75,7 +78,7 @@ def budget_for(profile: str) -> SimpleNamespace:
 def build(budget: SimpleNamespace) -> EncoderDecoder:
     """The untrained model."""
     encoder, decoder = budget.layers
-    sizes = EncoderDecoderSizes(
+    sizes = EncoderDecoderConfig(
         vocab_size=len(SYMBOLS),
         d_model=budget.d_model,
         n_heads=4,
@@ -144,7 +147,7 @@ def train(profile: str = "cpu", seed: int = 0, out: Path | None = None) -> Path:
     budget, device = budget_for(profile), device_for(profile)
     torch.set_num_threads(threads())
     seed_everything(seed)
-    parts = pronunciation.split(pronunciation.entries(assets.load_cmudict()))
+    parts = pronunciation.split(pronunciation.entries(pronunciation.load_cmudict()))
     model = build(budget).to(device)
     start = time.perf_counter()
     fit(model, parts[0], parts[1], budget, seed)
@@ -184,7 +187,7 @@ def save(model: EncoderDecoder, facts: dict, out: Path | None = None) -> Path:
     """Write model.safetensors (float16; sizes and facts in its header) and the card README.md."""
     from safetensors.torch import save_file
 
-    folder = Path(out) if out else assets.data_folder() / "checkpoints" / NAME
+    folder = Path(out) if out else catalogue.data_folder() / "checkpoints" / NAME
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().half().cpu().contiguous() for name, p in model.named_parameters()}
     header = {"sizes": json.dumps(asdict(model.sizes)), "facts": json.dumps(facts)}
@@ -193,20 +196,20 @@ def save(model: EncoderDecoder, facts: dict, out: Path | None = None) -> Path:
     return folder
 
 
-def facts_of(folder: Path) -> tuple[EncoderDecoderSizes, dict]:
+def facts_of(folder: Path) -> tuple[EncoderDecoderConfig, dict]:
     """Sizes and facts that stand in a checkpoint's header."""
     from safetensors import safe_open
 
     with safe_open(folder / WEIGHTS, "pt") as file:
         header = file.metadata()
-    return EncoderDecoderSizes(**json.loads(header["sizes"])), json.loads(header["facts"])
+    return EncoderDecoderConfig(**json.loads(header["sizes"])), json.loads(header["facts"])
 
 
 def load(folder: Path | None = None, device: torch.device | str = "cpu") -> EncoderDecoder:
     """The trained model: eval mode, no gradients, float32. AssetError when it is not there."""
     from safetensors.torch import load_file
 
-    folder = folder or assets.checkpoint_folder(NAME)
+    folder = folder or models.checkpoint_folder(NAME)
     model = EncoderDecoder(facts_of(folder)[0])
     copy_weights(
         model, load_file(folder / WEIGHTS), {p: p for p, _ in model.named_parameters()}, NAME

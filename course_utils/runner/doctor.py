@@ -123,16 +123,12 @@ def kernel(root: Path) -> Finding:
 
 def assets(root: Path) -> Finding:
     """Which models and data are in the cache, by their sizes and times."""
-    from course_utils import assets as course_assets
-    from course_utils import fetching
+    from course_utils.assets import catalogue
+    from course_utils.assets.cache import problems
 
-    cache = course_assets.cache_folder()
-    names = course_assets.names()
-    missing = [
-        name
-        for name in names
-        if fetching.problems(cache / name, course_assets.describe(name).digest)
-    ]
+    cache = catalogue.cache_folder()
+    names = catalogue.names()
+    missing = [name for name in names if problems(cache / name, catalogue.describe(name).digest)]
     if missing:
         return Finding("assets", f"not in {cache}: {', '.join(missing)}", "course fetch")
     return Finding("assets", f"{len(names)} in {cache}")
@@ -140,7 +136,7 @@ def assets(root: Path) -> Finding:
 
 def disk(root: Path) -> Finding:
     """Free space where the cache is."""
-    from course_utils.assets import cache_folder
+    from course_utils.assets.catalogue import cache_folder
 
     folder = cache_folder()
     while not folder.exists():

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from course_utils.runner.execution import kernel_environment
 from course_utils.runner.notebooks import find_root, joined, select, tags_of
 
-SANITIZER = Path("tests/notebooks/sanitize.cfg")
+SANITIZER = Path("tests/runner/sanitize.cfg")
 # What nbval leaves out of the comparison when it runs without nbdime.
 NOT_COMPARED = (
     "metadata",

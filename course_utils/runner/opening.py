@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from course_utils.runner import notebooks, record, results
+from course_utils.runner import canonical, notebooks, results
 
 BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
@@ -110,7 +110,7 @@ def refresh(root: Path) -> list[Path]:
     changed = stale(root)
     for path in changed:
         fresh = with_opening(notebooks.load(path), path.name, repository(root))
-        results.write_text(record.canonical(fresh), str(path))
+        results.write_text(canonical.canonical(fresh), str(path))
     return changed
 
 
@@ -131,5 +131,5 @@ def create(name: str, root: Path) -> Path:
     cells = [new_cell(kind, id, text.format(title=title), tag) for kind, id, tag, text in SCAFFOLD]
     empty = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     fresh = with_opening(empty, path.name, repository(root))
-    results.write_text(record.canonical(fresh), str(path))
+    results.write_text(canonical.canonical(fresh), str(path))
     return path

@@ -6,7 +6,7 @@ is missed. Ratios in processor time on one thread; above one, ours is faster.
 What limits the recurrent nets: `nn.LSTM` runs all steps inside one oneDNN primitive, ours calls
 about 15 kernels a step from Python, which weighs less the larger the batch. Rows without a floor
 show smaller batches, and what remains when every product is torch's default one
-(`course_utils.layers` says why it is not).
+(`course_utils.architectures.onednn` says why it is not).
 """
 
 from __future__ import annotations
@@ -22,8 +22,20 @@ from side_by_side import Row, compare, main, table
 from torch import Tensor, nn
 from transformers import DynamicCache, T5Config, T5ForConditionalGeneration
 
-from course_utils import assets, transformer
-from course_utils.recurrent import Recurrent
+from course_utils import models
+from course_utils.architectures.decoder import Decoder
+from course_utils.architectures.encoder import Encoder, embed_sentences, mean_pool
+from course_utils.architectures.encoder_decoder import EncoderDecoder
+from course_utils.architectures.objectives import label_loss, next_token_loss, shift_right
+from course_utils.architectures.pretrained import (
+    bert_config,
+    llama_config,
+    load_bert_weights,
+    load_llama_weights,
+    load_t5_weights,
+    t5_config,
+)
+from course_utils.architectures.recurrent import Recurrent
 
 Compare = Callable[..., Row]
 
@@ -99,9 +111,7 @@ def zero_grad_backward(model: nn.Module, loss: Callable[[], Tensor]) -> Tensor:
 def decoder_training(
     compare: Compare, ours: nn.Module, theirs: nn.Module, ids: Tensor
 ) -> list[Row]:
-    our_step = partial(
-        zero_grad_backward, ours, lambda: transformer.next_token_loss(ours(ids), ids)
-    )
+    our_step = partial(zero_grad_backward, ours, lambda: next_token_loss(ours(ids), ids))
     their_step = partial(
         zero_grad_backward, theirs, lambda: theirs(ids, labels=ids, use_cache=False).loss
     )
@@ -152,9 +162,9 @@ def decoding_rows(
 
 
 def decoder_rows(compare: Compare) -> list[Row]:
-    theirs, tokenizer = assets.load_decoder("smollm2")
-    ours = transformer.Decoder(transformer.llama_sizes(theirs.config.to_dict()))
-    transformer.load_llama_weights(ours, theirs.state_dict())
+    theirs, tokenizer = models.load_decoder("smollm2")
+    ours = Decoder(llama_config(theirs.config.to_dict()))
+    load_llama_weights(ours, theirs.state_dict())
     prompt = tokenizer("The history of the steam engine begins", return_tensors="pt").input_ids
     rows = decoding_rows(compare, ours, theirs, prompt)
     ids = torch.randint(tokenizer.vocab_size, (1, 128))
@@ -166,20 +176,20 @@ def decoder_rows(compare: Compare) -> list[Row]:
 
 def encoder_rows(compare: Compare) -> list[Row]:
     """64 sentences of 4 to 40 words in one padded batch, pooled and normalised."""
-    theirs, tokenizer = assets.load_encoder("minilm")
-    ours = transformer.Encoder(transformer.bert_sizes(theirs.config.to_dict())).eval()
-    transformer.load_bert_weights(ours, theirs.state_dict())
+    theirs, tokenizer = models.load_encoder("minilm")
+    ours = Encoder(bert_config(theirs.config.to_dict())).eval()
+    load_bert_weights(ours, theirs.state_dict())
     texts = [" ".join(["alpha beta gamma delta"] * (1 + i % 10)) for i in range(64)]
     batch = tokenizer(texts, return_tensors="pt", padding=True)
 
     @torch.no_grad()
     def our_vectors() -> Tensor:
-        return transformer.embed_sentences(ours, batch.input_ids, batch.attention_mask)
+        return embed_sentences(ours, batch.input_ids, batch.attention_mask)
 
     @torch.no_grad()
     def their_vectors() -> Tensor:
         hidden = theirs(**batch).last_hidden_state
-        pooled = transformer.mean_pool(hidden, batch.attention_mask)
+        pooled = mean_pool(hidden, batch.attention_mask)
         return nn.functional.normalize(pooled, dim=-1)
 
     same(our_vectors(), their_vectors(), 1e-4)
@@ -196,13 +206,11 @@ def seq2seq_rows(compare: Compare) -> list[Row]:
     config = T5Config(vocab_size=128, d_model=256, d_kv=64, d_ff=1024, num_layers=3, num_heads=4,
                       dropout_rate=0.0, decoder_start_token_id=0, pad_token_id=0)  # fmt: skip
     theirs = T5ForConditionalGeneration(config)
-    ours = transformer.EncoderDecoder(transformer.t5_sizes(config.to_dict()))
-    transformer.load_t5_weights(ours, theirs.state_dict())
+    ours = EncoderDecoder(t5_config(config.to_dict()))
+    load_t5_weights(ours, theirs.state_dict())
     source, labels = torch.randint(2, 128, (64, 12)), torch.randint(2, 128, (64, 10))
-    target = transformer.shift_right(labels, start=0, pad=0)
-    our_step = partial(
-        zero_grad_backward, ours, lambda: transformer.label_loss(ours(source, target), labels)
-    )
+    target = shift_right(labels, start=0, pad=0)
+    our_step = partial(zero_grad_backward, ours, lambda: label_loss(ours(source, target), labels))
     their_step = partial(
         zero_grad_backward, theirs, lambda: theirs(input_ids=source, labels=labels).loss
     )

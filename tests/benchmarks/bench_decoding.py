@@ -29,8 +29,19 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from course_utils import assets, decoding
+from course_utils import models
 from course_utils.engines import load_engine
+from course_utils.inference import decoding
+from course_utils.inference.next_logits import CachedNextLogits, next_logits_of
+from course_utils.inference.processors import (
+    min_p,
+    no_repeat_ngram,
+    repetition_penalty,
+    temperature,
+    top_k,
+    top_p,
+)
+from course_utils.inference.search import beam_search
 from course_utils.metrics import time_ratio
 
 QUESTION = "Explain in a long essay why the sky is blue."
@@ -90,10 +101,10 @@ def loops(model: Any, tokenizer: Any) -> list[Row]:
         "input_ids"
     ]
     stop = [tokenizer.eos_token_id]
-    cached, uncached = decoding.CachedNextLogits, decoding.next_logits_of
+    cached, uncached = CachedNextLogits, next_logits_of
     greedy = partial(ours_by, decoding.greedy, cached, model, ids, stop)
     slow = partial(ours_by, decoding.greedy, uncached, model, ids, stop)
-    beams = partial(ours_by, decoding.beam_search, cached, model, ids, stop)
+    beams = partial(ours_by, beam_search, cached, model, ids, stop)
     their_greedy, their_beams = (
         partial(generate, model, ids),
         partial(generate, model, ids, num_beams=4),
@@ -117,9 +128,7 @@ def llama_cpp(model: Any, tokenizer: Any) -> Row:
     ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt")[
         "input_ids"
     ]
-    ours = partial(
-        ours_by, decoding.greedy, decoding.CachedNextLogits, model, ids, [tokenizer.eos_token_id]
-    )
+    ours = partial(ours_by, decoding.greedy, CachedNextLogits, model, ids, [tokenizer.eos_token_id])
     with load_engine("llama.cpp", threads=torch.get_num_threads()) as engine:
         theirs = partial(engine.generate, chat, max_new_tokens=NEW_TOKENS)
         return compare("greedy, cached; theirs is llama.cpp", ours, theirs, "tok/s",
@@ -136,18 +145,18 @@ def repeat(call: Callable[[], Any], times: int) -> None:
 
 def processor_rows(logits: Tensor, ids: Tensor, label: str) -> list[Row]:
     pairs: list[tuple[str, Callable[[], Tensor], LogitsProcessor]] = [
-        ("temperature", lambda: decoding.temperature(logits, 0.7), TemperatureLogitsWarper(0.7)),
-        ("top_k", lambda: decoding.top_k(logits, 50), TopKLogitsWarper(50)),
-        ("top_p", lambda: decoding.top_p(logits, 0.9), TopPLogitsWarper(0.9)),
-        ("min_p", lambda: decoding.min_p(logits, 0.05), MinPLogitsWarper(0.05)),
+        ("temperature", lambda: temperature(logits, 0.7), TemperatureLogitsWarper(0.7)),
+        ("top_k", lambda: top_k(logits, 50), TopKLogitsWarper(50)),
+        ("top_p", lambda: top_p(logits, 0.9), TopPLogitsWarper(0.9)),
+        ("min_p", lambda: min_p(logits, 0.05), MinPLogitsWarper(0.05)),
         (
             "repetition_penalty",
-            lambda: decoding.repetition_penalty(logits, ids, 1.2),
+            lambda: repetition_penalty(logits, ids, 1.2),
             RepetitionPenaltyLogitsProcessor(1.2),
         ),
         (
             "no_repeat_ngram",
-            lambda: decoding.no_repeat_ngram(logits, ids, 3),
+            lambda: no_repeat_ngram(logits, ids, 3),
             NoRepeatNGramLogitsProcessor(3),
         ),
     ]
@@ -169,7 +178,7 @@ def processor_row(name: str, ours: Callable[[], Tensor], theirs: Callable[[], Te
 @torch.inference_mode()
 def processors(model: Any, tokenizer: Any) -> list[Row]:
     ids = tokenizer(QUESTION, return_tensors="pt").input_ids
-    logits = decoding.next_logits_of(model)(ids)
+    logits = next_logits_of(model)(ids)
     generator = torch.Generator().manual_seed(0)
     flat = torch.randn(4, logits.shape[-1], generator=generator)
     history = torch.randint(1000, (4, HISTORY), generator=generator)
@@ -183,7 +192,7 @@ def processors(model: Any, tokenizer: Any) -> list[Row]:
 
 
 def measure() -> list[Row]:
-    model, tokenizer = assets.load_decoder("smollm2")
+    model, tokenizer = models.load_decoder("smollm2")
     return [*processors(model, tokenizer), *loops(model, tokenizer), llama_cpp(model, tokenizer)]
 
 

@@ -18,9 +18,10 @@ from functools import partial
 from rich.console import Console
 from side_by_side import Row, compare, main, table
 
-from course_utils import assets, reasoning
 from course_utils.engines import Engine, load_engine
-from course_utils.prompting import extract_number
+from course_utils.prompting import reasoning
+from course_utils.prompting.answers import extract_number
+from course_utils.tasks import question_sets
 
 Compare = Callable[..., Row]
 TITLE = "Evaluation through llama.cpp (ours) and transformers (theirs)"
@@ -29,8 +30,8 @@ PROBLEMS, SHOTS = 8, 2
 
 def evaluated(engine: Engine, part: str) -> list[float | None]:
     """Answers to the problems, by the method that shows this part of the worked examples."""
-    shots = assets.load_word_problems("shots")[:SHOTS]
-    problems = assets.load_word_problems("test")[:PROBLEMS]
+    shots = question_sets.load_word_problems("shots")[:SHOTS]
+    problems = question_sets.load_word_problems("test")[:PROBLEMS]
     method = reasoning.direct if part == "answer" else reasoning.chain_of_thought
     new = 8 if part == "answer" else 64
 

@@ -18,14 +18,18 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils import assets, retrieval
+from course_utils import models
+from course_utils.assets import fetching
+from course_utils.assets.catalogue import describe
+from course_utils.prompting import retrieval
+from course_utils.tasks import shakespeare
 
 QUERIES = 300
 
 
 @pytest.fixture(scope="module")
 def passages():
-    plays = assets.load_shakespeare().items()
+    plays = shakespeare.load().items()
     return [p for title, text in plays for p in retrieval.chunk_blocks(text, source=title)]
 
 
@@ -121,10 +125,10 @@ def test_encoding_against_sentence_transformers(passages):
     from sentence_transformers import SentenceTransformer
 
     texts = [p.text for p in random.Random(0).sample(passages, 48)]
-    embed = retrieval.embedder(*assets.load_encoder())
+    embed = retrieval.embedder(*models.load_encoder())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # third parties' advice while importing and loading
-        library = SentenceTransformer(str(assets.fetch("minilm")), device="cpu")
+        library = SentenceTransformer(str(fetching.fetch(describe("minilm"))), device="cpu")
     hold(f"sentence-transformers, {len(texts)} passages",
          lambda: embed(texts), lambda: library.encode(texts, show_progress_bar=False),
          1.0, repeats=3)  # fmt: skip

@@ -1,0 +1,289 @@
+"""Attention from its equation: masks, weights, heads. Notebook 02.
+
+Three forms of one computation, tested equal: `attention_plain` (loops, one sequence), `attention`
+(batched, the textbook's two products) and `fused_attention` (torch's kernel, which never stores the
+weights). Shapes: B sequences, H heads, T_q queries, T_k keys, D numbers per head.
+
+A mask is True where a query may look, here as in `F.scaled_dot_product_attention`; the masks of
+`nn.MultiheadAttention` say the opposite. A query that may look nowhere gets weights and an output
+of exactly 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_utils.architectures.kv_cache import LayerCache
+from course_utils.architectures.layers import check_positive
+from course_utils.architectures.onednn import OneDNNLinear
+from course_utils.architectures.positions import rotate
+
+# ── masks ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def causal_mask(
+    n_queries: int, n_keys: int | None = None, device: torch.device | str | None = None
+) -> Tensor:
+    """(T_q, T_k): query i sees keys up to itself; the queries are the *last* T_q of the T_k steps.
+
+    With a cache T_q < T_k, and the triangle must stand at the right end: torch's own
+    `is_causal=True` puts it at the left.
+    """
+    n_keys = n_queries if n_keys is None else n_keys
+    if n_queries > n_keys:
+        raise ValueError(f"{n_queries} queries, {n_keys} keys; every query is one of the keys")
+    return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
+
+
+def padding_mask(real: Tensor) -> Tensor:
+    """(B, T_k), 1 or True where a token is real -> (B, 1, 1, T_k), for every head and query.
+
+    Of the keys' own sequence it is the padding mask, of the source's the cross-attention mask.
+    """
+    if real.ndim != 2:
+        raise ValueError(f"the mask has shape {tuple(real.shape)}; give (batch, keys)")
+    return real.bool()[:, None, None, :]
+
+
+# ── scaled dot-product attention ──────────────────────────────────────────────────────────────────
+
+
+def attention_plain(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """One sequence, one head, one number at a time: q (T_q, D), k (T_k, D), v (T_k, D_v).
+
+    Vaswani et al. 2017, equation 1.
+    """
+    scale = 1 / math.sqrt(q.shape[1]) if scale is None else scale
+    outputs = []
+    for i, query in enumerate(q):
+        seen = [j for j in range(len(k)) if mask is None or mask[i, j]]
+        scores = [math.exp(scale * torch.dot(query, k[j]).item()) for j in seen]
+        output = torch.zeros_like(v[0])
+        for j, score in zip(seen, scores, strict=True):
+            output += score / sum(scores) * v[j]
+        outputs.append(output)
+    return torch.stack(outputs)
+
+
+def attention_weights(
+    q: Tensor,
+    k: Tensor,
+    mask: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """softmax(q kᵀ·scale + bias) over the keys a query may see: (…, T_q, D) -> (…, T_q, T_k).
+
+    `scale` is 1/√D unless given. Rows sum to 1, or are all 0 where the mask leaves nothing.
+    """
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    scores = scale * q @ k.transpose(-2, -1)  # (…, T_q, D) (…, D, T_k) -> (…, T_q, T_k)
+    if bias is not None:
+        scores = scores + bias
+    if mask is None:
+        return scores.softmax(dim=-1)
+    scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    return scores.softmax(dim=-1) * mask  # · mask: a row with nothing to see is 0, not uniform
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Weighted sums of the values: q (B, H, T_q, D), k and v (B, G, T_k, ·) -> (B, H, T_q, D_v).
+
+    Fewer key–value heads than heads (G < H) are shared by H/G heads each.
+    """
+    _check_heads(q, k, v, mask)
+    k, v = share_heads(k, q.shape[1]), share_heads(v, q.shape[1])
+    return attention_weights(q, k, mask, scale=scale, bias=bias) @ v
+
+
+def fused_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    *,
+    causal: bool = False,
+    scale: float | None = None,
+    bias: Tensor | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """`attention` in one kernel of torch's, which keeps no (T_q, T_k) weights in memory.
+
+    `causal` alone lets the kernel skip the half it would mask. Shapes as in `attention`.
+    """
+    _check_heads(q, k, v, mask)
+    n_queries, n_keys = q.shape[2], k.shape[2]
+    square = causal and mask is None and bias is None and n_queries == n_keys
+    if causal and not square and n_queries > 1:
+        triangle = causal_mask(n_queries, n_keys, q.device)
+        mask = triangle if mask is None else mask & triangle
+    if bias is not None:
+        mask = bias if mask is None else bias.masked_fill(~mask, -math.inf)
+    return F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=square,
+        scale=scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+
+
+def share_heads(kv: Tensor, n_heads: int) -> Tensor:
+    """(B, G, T, D) -> (B, H, T, D): each of G heads serves H/G neighbours. Ainslie et al. 2023."""
+    return kv.repeat_interleave(n_heads // kv.shape[1], dim=1) if kv.shape[1] != n_heads else kv
+
+
+def _check_heads(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    if not q.ndim == k.ndim == v.ndim == 4:
+        raise ValueError(f"{shapes}; each must be (batch, heads, steps, size)")
+    if k.shape[1] != v.shape[1] or q.shape[1] % k.shape[1]:
+        raise ValueError(f"{shapes}: {k.shape[1]} key heads do not divide {q.shape[1]} heads")
+    if q.shape[3] != k.shape[3] or k.shape[2] != v.shape[2] or not k.shape[2]:
+        raise ValueError(f"{shapes}: q and k need one size, k and v one number of steps above 0")
+    if mask is not None and mask.dtype != torch.bool:
+        raise TypeError(f"the mask is {mask.dtype}; it is boolean here, True where one may look")
+    if mask is not None and mask.shape[-1] not in (1, k.shape[2]):
+        raise ValueError(f"the mask has shape {tuple(mask.shape)}; there are {k.shape[2]} keys")
+
+
+# ── heads ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class MultiHeadAttention(nn.Module):
+    """Several attentions side by side, each in a space of its own (Vaswani et al. 2017, §3.2.2).
+
+    `n_kv_heads` below `n_heads` is grouped-query attention (1: multi-query); `d_memory` the width
+    of another sequence to attend to (cross-attention); `d_head` is d_model/n_heads unless given.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        *,
+        n_kv_heads: int | None = None,
+        d_head: int | None = None,
+        d_memory: int | None = None,
+        d_out: int | None = None,
+        bias: bool = True,
+        scale: float | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+        check_positive(d_model=d_model, n_heads=n_heads, n_kv_heads=n_kv_heads)
+        if d_head is None and d_model % n_heads:
+            raise ValueError(f"d_model {d_model} is no multiple of n_heads {n_heads}; give d_head")
+        if n_heads % n_kv_heads:
+            raise ValueError(f"n_heads {n_heads} is no multiple of n_kv_heads {n_kv_heads}")
+        d_head = d_model // n_heads if d_head is None else d_head
+        d_memory = d_model if d_memory is None else d_memory
+        self.n_heads, self.n_kv_heads, self.d_head = n_heads, n_kv_heads, d_head
+        self.scale, self.dropout = scale, dropout
+        self.query = OneDNNLinear(d_model, n_heads * d_head, bias=bias)
+        self.key = OneDNNLinear(d_memory, n_kv_heads * d_head, bias=bias)
+        self.value = OneDNNLinear(d_memory, n_kv_heads * d_head, bias=bias)
+        self.out = OneDNNLinear(n_heads * d_head, d_model if d_out is None else d_out, bias=bias)
+        self.probe: Callable[[Tensor], Tensor | None] | None = None  # see `probed`
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, T, H·D) -> (B, H, T, D)."""
+        return x.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
+
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """memory (B, T_k, d_memory) -> keys and values (B, G, T_k, D)."""
+        return self.split(self.key(memory)), self.split(self.value(memory))
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | tuple[Tensor, Tensor] | None = None,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        bias: Tensor | None = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """x (B, T_q, d_model) attends to itself, or to `memory` -> (B, T_q, d_out).
+
+        `memory` is (B, T_k, d_memory) or its finished keys and values. `mask` (…, T_q, T_k) is True
+        where one may look; `bias` (…, T_q, T_k) is added to the scores; `rotary` holds the cosines
+        and sines of x's positions; `cache` adds the steps before x.
+        """
+        q = self.split(self.query(x))
+        k, v = (
+            memory
+            if isinstance(memory, tuple)
+            else self.keys_values(x if memory is None else memory)
+        )
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if cache is not None:
+            k, v = cache.extend(k, v)
+        attended = self._attend(q, k, v, mask, causal, bias)
+        return self.out(attended.transpose(1, 2).flatten(2))  # (B, H, T_q, D) -> (B, T_q, H·D)
+
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        causal: bool,
+        bias: Tensor | None,
+    ) -> Tensor:
+        if self.probe is None:
+            dropout = self.dropout if self.training else 0.0
+            return fused_attention(
+                q, k, v, mask, causal=causal, scale=self.scale, bias=bias, dropout=dropout
+            )
+        _check_heads(q, k, v, mask)
+        if causal:
+            triangle = causal_mask(q.shape[2], k.shape[2], q.device)
+            mask = triangle if mask is None else mask & triangle
+        weights = attention_weights(
+            q, share_heads(k, self.n_heads), mask, scale=self.scale, bias=bias
+        )
+        replaced = self.probe(weights)
+        return (weights if replaced is None else replaced) @ share_heads(v, self.n_heads)
+
+
+@contextmanager
+def probed(model: nn.Module, look: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Inside, `look` sees the weights (B, H, T_q, T_k) of every attention in the order they run.
+
+    What it returns replaces them; None leaves them. `maps = []; with probed(model, maps.append):`
+    records them all.
+    """
+    layers = [module for module in model.modules() if isinstance(module, MultiHeadAttention)]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} has no MultiHeadAttention to look at")
+    for layer in layers:
+        layer.probe = look
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.probe = None

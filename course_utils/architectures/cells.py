@@ -1,0 +1,99 @@
+"""Recurrent cells from their equations: one step of an RNN, an LSTM and a GRU. Notebook 01.
+
+Plain form: one equation a line, one sequence; `recurrent.Recurrent` is the fast form, tested equal.
+Weights have the layout of `torch.nn.LSTM`. Shapes: T steps, D inputs, H hidden units, G gates.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+Weights = tuple[Tensor, Tensor, Tensor, Tensor]  # w_ih (G·H, D), w_hh (G·H, H), b_ih, b_hh (G·H,)
+State = Tensor | tuple[Tensor, Tensor]  # h, or (h, c) for the LSTM
+
+
+# ── cells: one step, as in the papers ─────────────────────────────────────────────────────────────
+
+
+def rnn_step(
+    x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
+) -> Tensor:
+    """h' = tanh(W_ih x + b_ih + W_hh h + b_hh): x (…, D), h (…, H). Elman 1990."""
+    return torch.tanh(F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh))
+
+
+def lstm_step(
+    x: Tensor,
+    state: tuple[Tensor, Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor,
+    b_hh: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """c' = f·c + i·g and h' = o·tanh(c'): x (…, D), state h and c (…, H).
+
+    Gates in torch's order i, f, g, o. Hochreiter & Schmidhuber 1997, with the forget gate of
+    Gers, Schmidhuber & Cummins 2000.
+    """
+    h, c = state
+    i, f, g, o = (F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)).chunk(4, dim=-1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    h = torch.sigmoid(o) * torch.tanh(c)
+    return h, c
+
+
+def gru_step(
+    x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
+) -> Tensor:
+    """h' = (1 − z)·n + z·h with n = tanh(W x + r·(U h)): x (…, D), h (…, H).
+
+    Gates in torch's order r, z, n. Cho et al. 2014, equations 5–8, with the reset gate r applied
+    after the product as in torch and cuDNN (the paper applies it to h before).
+    """
+    x_r, x_z, x_n = F.linear(x, w_ih, b_ih).chunk(3, dim=-1)
+    h_r, h_z, h_n = F.linear(h, w_hh, b_hh).chunk(3, dim=-1)
+    r = torch.sigmoid(x_r + h_r)
+    z = torch.sigmoid(x_z + h_z)
+    n = torch.tanh(x_n + r * h_n)
+    return (1 - z) * n + z * h
+
+
+STEPS = {"rnn": rnn_step, "gru": gru_step, "lstm": lstm_step}
+
+
+def hidden_of(state: State) -> Tensor:
+    """The part of a state that the next layer sees: h."""
+    return state[0] if isinstance(state, tuple) else state
+
+
+def run_plain(kind: str, x: Tensor, weights: Weights, state: State | None = None) -> tuple:
+    """Walk one sequence x (T, D) a step at a time -> outputs (T, H) and the last state."""
+    check_kind(kind)
+    check_steps(x.shape[0])
+    if state is None:
+        zero = x.new_zeros(weights[1].shape[1])  # (H,)
+        state = (zero, zero) if kind == "lstm" else zero
+    outputs = []
+    for x_t in x:
+        state = STEPS[kind](x_t, state, *weights)
+        outputs.append(hidden_of(state))
+    return torch.stack(outputs), state
+
+
+def parameter_count(kind: str, d_in: int, d_hidden: int) -> int:
+    """G·(H·D + H² + 2H): an RNN, a GRU and an LSTM of one size are exactly 1 : 3 : 4."""
+    check_kind(kind)
+    return GATES[kind] * (d_hidden * d_in + d_hidden**2 + 2 * d_hidden)
+
+
+def check_kind(kind: str) -> None:
+    if kind not in GATES:
+        raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(GATES)}")
+
+
+def check_steps(n_steps: int) -> None:
+    if n_steps == 0:
+        raise ValueError("the sequence has 0 steps; give at least one")

@@ -1,0 +1,273 @@
+"""The encoder–decoder: a decoder that also sees an encoder's output (T5; Raffel et al. 2020).
+
+Notebook 03. Shapes: B sequences, S source tokens, T target tokens, D = d_model, V = vocab_size. A
+`mask` (B, S or T) is 1 where a token is real, 0 where it is padding; None: all are real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_utils.architectures.attention import MultiHeadAttention, padding_mask
+from course_utils.architectures.blocks import (
+    FeedForward,
+    GatedFeedForward,
+    RMSNorm,
+    check_mask,
+    gelu_tanh,
+)
+from course_utils.architectures.kv_cache import KVCache
+from course_utils.architectures.layers import check_ids, check_positive
+from course_utils.architectures.onednn import OneDNNLinear
+from course_utils.architectures.positions import relative_buckets, sinusoidal_positions
+
+
+def _greedy(
+    next_logits: Callable[[Tensor, Tensor], Tensor], ids: Tensor, max_new: int, stop: int | None
+) -> list[list[int]]:
+    """Extend ids (B, T) by argmax until every row has said `stop`, or `max_new` times.
+
+    `next_logits(new, everything)` is given the ids it has not seen, and all of them.
+    """
+    start, new = ids.shape[1], ids
+    alive = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+    while ids.shape[1] - start < max_new and alive.any():
+        new = next_logits(new, ids).argmax(dim=-1, keepdim=True)  # (B, 1)
+        ids = torch.cat([ids, new], dim=1)
+        if stop is not None:
+            alive &= new[:, 0] != stop
+    rows = ids[:, start:].tolist()
+    return [row[: row.index(stop)] if stop in row else row for row in rows]
+
+
+# ── encoder–decoder ───────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class EncoderDecoderConfig:
+    """The numbers that make an `EncoderDecoder`; source and target share one vocabulary.
+
+    `sinusoidal` adds the positions of Vaswani et al. 2017 to the embeddings. T5 has none: a query
+    of its decoder knows which source tokens it looks at, but not where they stand.
+    """
+
+    vocab_size: int
+    d_model: int
+    n_heads: int
+    n_layers: int
+    d_ff: int
+    n_decoder_layers: int | None = None
+    d_head: int | None = None
+    n_buckets: int = 32
+    max_distance: int = 128
+    gated: bool = True
+    tied: bool = True
+    sinusoidal: bool = False
+    eps: float = 1e-6
+    dropout: float = 0.0
+
+
+class Seq2SeqBlock(nn.Module):
+    """Pre-norm: attend to oneself, in the decoder also to the source, feed forward."""
+
+    def __init__(self, sizes: EncoderDecoderConfig, cross: bool) -> None:
+        super().__init__()
+
+        def attention() -> MultiHeadAttention:  # T5 leaves 1/√D to the initial weights
+            options = {"d_head": sizes.d_head, "bias": False, "scale": 1.0}
+            return MultiHeadAttention(
+                sizes.d_model, sizes.n_heads, dropout=sizes.dropout, **options
+            )
+
+        self.attention_norm = RMSNorm(sizes.d_model, sizes.eps)
+        self.attention = attention()
+        self.cross_norm = RMSNorm(sizes.d_model, sizes.eps) if cross else None
+        self.cross = attention() if cross else None
+        self.feed_forward_norm = RMSNorm(sizes.d_model, sizes.eps)
+        if sizes.gated:
+            self.feed_forward = GatedFeedForward(sizes.d_model, sizes.d_ff, gelu_tanh)
+        else:
+            self.feed_forward = FeedForward(sizes.d_model, sizes.d_ff, F.relu, bias=False)
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        memory: Tensor | tuple[Tensor, Tensor] | None = None,
+        memory_mask: Tensor | None = None,
+        **seen: Any,
+    ) -> Tensor:
+        """`seen`: mask, causal, bias and cache of the self-attention."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), **seen))
+        if self.cross is not None:
+            read = self.cross(self.cross_norm(x), memory, mask=memory_mask)
+            x = x + self.dropout(read)
+        return x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
+
+
+class Stack(nn.Module):
+    """The blocks of one side, the position bias that they share, and the last norm."""
+
+    def __init__(self, sizes: EncoderDecoderConfig, n_layers: int, decoder: bool) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.n_buckets, self.max_distance = sizes.n_buckets, sizes.max_distance
+        self.position_bias = nn.Embedding(sizes.n_buckets, sizes.n_heads)
+        self.blocks = nn.ModuleList(Seq2SeqBlock(sizes, cross=decoder) for _ in range(n_layers))
+        self.norm = RMSNorm(sizes.d_model, sizes.eps)
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def bias(self, n_queries: int, n_keys: int) -> Tensor:
+        """What each head adds to a score by distance alone -> (1, H, T_q, T_k)."""
+        buckets = relative_buckets(
+            n_queries,
+            n_keys,
+            n_buckets=self.n_buckets,
+            max_distance=self.max_distance,
+            both_ways=not self.decoder,
+        )
+        bias = self.position_bias(buckets.to(self.position_bias.weight.device))  # (T_q, T_k, H)
+        return bias.permute(2, 0, 1).unsqueeze(0)
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        memory: Tensor | list[tuple[Tensor, Tensor]] | None = None,
+        memory_mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """x (B, T, D) -> (B, T, D), normalised. `memory` may be each block's keys and values."""
+        past = 0 if cache is None else cache.length
+        bias = self.bias(x.shape[1], past + x.shape[1])
+        visible = None if mask is None else padding_mask(mask)
+        visible_memory = None if memory_mask is None else padding_mask(memory_mask)
+        x = self.dropout(x)
+        for i, block in enumerate(self.blocks):
+            x = block(
+                x,
+                memory[i] if isinstance(memory, list) else memory,
+                visible_memory,
+                mask=visible,
+                causal=self.decoder,
+                bias=bias,
+                cache=None if cache is None else cache.layers[i],
+            )
+        return self.dropout(self.norm(x))
+
+
+class EncoderDecoder(nn.Module):
+    """T5: a source is read as a whole, a target written token by token while looking at it."""
+
+    def __init__(self, sizes: EncoderDecoderConfig) -> None:
+        super().__init__()
+        self.sizes = sizes
+        self.n_decoder_layers = sizes.n_decoder_layers or sizes.n_layers
+        check_positive(n_layers=sizes.n_layers, n_decoder_layers=self.n_decoder_layers)
+        self.tokens = nn.Embedding(sizes.vocab_size, sizes.d_model)
+        self.encoder = Stack(sizes, sizes.n_layers, decoder=False)
+        self.decoder = Stack(sizes, self.n_decoder_layers, decoder=True)
+        self.out = OneDNNLinear(sizes.d_model, sizes.vocab_size, bias=False)
+        self._draw_weights()
+        if sizes.tied:
+            self.out.weight = self.tokens.weight
+
+    def _draw_weights(self) -> None:
+        """Deviation 1/√(inputs), and queries 1/√D smaller again, since scores are not scaled."""
+        nn.init.normal_(self.tokens.weight)
+        for module in self.modules():
+            if isinstance(module, OneDNNLinear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            if isinstance(module, Stack):
+                nn.init.normal_(module.position_bias.weight, std=self.sizes.d_model**-0.5)
+        for module in self.modules():
+            if isinstance(module, MultiHeadAttention):
+                nn.init.normal_(
+                    module.query.weight, std=(self.sizes.d_model * module.d_head) ** -0.5
+                )
+
+    def embed(self, ids: Tensor, past: int = 0) -> Tensor:
+        """ids (B, T), the first of them at position `past` -> (B, T, D)."""
+        embedded = self.tokens(ids)
+        if self.sizes.sinusoidal:
+            positions = sinusoidal_positions(past + ids.shape[1], self.sizes.d_model)[past:]
+            embedded = embedded + positions.to(embedded)
+        return embedded
+
+    def encode(self, source: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Source ids (B, S) -> memory (B, S, D)."""
+        check_ids(source, self.sizes.vocab_size, "source ids")
+        check_mask(mask, source)
+        return self.encoder(self.embed(source), mask)
+
+    def remember(self, memory: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Each decoder block's keys and values of a memory, computed once for all steps to come."""
+        return [block.cross.keys_values(memory) for block in self.decoder.blocks]
+
+    def decode(
+        self,
+        target: Tensor,
+        memory: Tensor | list[tuple[Tensor, Tensor]],
+        mask: Tensor | None = None,
+        target_mask: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Target ids (B, T) over a memory with source mask (B, S) -> logits (B, T, V)."""
+        check_ids(target, self.sizes.vocab_size, "target ids")
+        past = 0 if cache is None else cache.length
+        check_mask(target_mask, target, past)
+        hidden = self.decoder(self.embed(target, past), target_mask, memory, mask, cache)
+        if self.sizes.tied:  # embeddings have length √D; logits want 1
+            hidden = hidden * self.sizes.d_model**-0.5
+        return self.out(hidden)
+
+    def forward(
+        self,
+        source: Tensor,
+        target: Tensor,
+        mask: Tensor | None = None,
+        target_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Source ids (B, S) with mask (B, S) and target ids (B, T) -> logits (B, T, V)."""
+        return self.decode(target, self.encode(source, mask), mask, target_mask)
+
+    @torch.inference_mode()
+    def greedy(
+        self,
+        source: Tensor,
+        mask: Tensor | None = None,
+        *,
+        start: int,
+        stop: int,
+        max_new: int,
+        use_cache: bool = True,
+    ) -> list[list[int]]:
+        """The likeliest next token, again and again: ids of each target, without start and stop."""
+        memory = self.remember(self.encode(source, mask))
+        cache = KVCache(self.n_decoder_layers) if use_cache else None
+
+        def next_logits(new: Tensor, everything: Tensor) -> Tensor:
+            ids = new if use_cache else everything
+            return self.decode(ids, memory, mask, cache=cache)[:, -1]
+
+        first = torch.full((len(source), 1), start, dtype=torch.long, device=source.device)
+        return _greedy(next_logits, first, max_new, stop)
+
+    @torch.no_grad()
+    def next_logits(self, source: Tensor, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """For search: a function from prefixes (N, T) over one source (1, S) to logits (N, V)."""
+        memory = self.remember(self.encode(source, mask))
+
+        @torch.no_grad()
+        def logits_after(ids: Tensor) -> Tensor:
+            rows = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
+            repeated = [(k[rows], v[rows]) for k, v in memory]
+            return self.decode(ids, repeated, None if mask is None else mask[rows])[:, -1]
+
+        return logits_after

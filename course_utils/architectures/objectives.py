@@ -1,0 +1,69 @@
+"""What the families are trained to guess: hidden tokens, or the next one. Notebook 03.
+
+Shapes: B sequences, T tokens, V = vocab_size.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100  # a label that no loss counts, as in F.cross_entropy
+
+
+# ── objectives ────────────────────────────────────────────────────────────────────────────────────
+
+
+def hide_tokens(
+    ids: Tensor,
+    mask_id: int,
+    vocab_size: int,
+    *,
+    rate: float = 0.15,
+    keep: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Choose tokens to guess: ids (B, T) -> inputs (B, T) and labels (B, T), −100 where not chosen.
+
+    Of the chosen, 80 % become `mask_id`, 10 % a random token and 10 % stay, so that the model
+    cannot tell which tokens to trust. `keep` (B, T) is True where a token must not be chosen
+    (padding, special tokens). Devlin et al. 2019, §3.1 and appendix A.1.
+    """
+    if not 0 < rate <= 1:
+        raise ValueError(f"rate is {rate}; it is a share of the tokens, above 0 and at most 1")
+    draw, fate = (torch.rand(ids.shape, generator=generator) for _ in range(2))
+    chosen = draw.to(ids.device) < rate
+    if keep is not None:
+        chosen &= ~keep.bool()
+    random = torch.randint(vocab_size, ids.shape, generator=generator).to(ids.device)
+    return hide_chosen(ids, chosen, fate.to(ids.device), random, mask_id)
+
+
+def hide_chosen(
+    ids: Tensor, chosen: Tensor, fate: Tensor, random: Tensor, mask_id: int
+) -> tuple[Tensor, Tensor]:
+    """Hide the `chosen` tokens of ids (B, T), each by its fate: below 0.8 `mask_id`, from 0.9 on
+    the token of `random`, between them nothing. Returns inputs and labels, −100 where not chosen.
+    """
+    inputs = torch.where(chosen & (fate < 0.8), mask_id, ids)
+    inputs = torch.where(chosen & (fate >= 0.9), random, inputs)
+    return inputs, torch.where(chosen, ids, IGNORED)
+
+
+def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy in nats of logits (B, T, V) against labels (B, T), −100 left out."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
+
+
+def next_token_loss(logits: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy in nats of each real token given those before it: logits (B, T, V)."""
+    labels = ids if mask is None else ids.masked_fill(mask == 0, IGNORED)
+    shifted = F.pad(labels[:, 1:], (0, 1), value=IGNORED)  # moving labels copies no logits
+    return label_loss(logits, shifted)
+
+
+def shift_right(labels: Tensor, start: int, pad: int) -> Tensor:
+    """What the decoder is given while it learns labels (B, T): start, then all but the last."""
+    shifted = F.pad(labels[:, :-1], (1, 0), value=start)
+    return shifted.masked_fill(shifted == IGNORED, pad)

@@ -1,0 +1,196 @@
+"""Published weights in our own modules: BERT, Llama and T5. Notebook 03.
+
+Configurations and `state_dict()`s of transformers come in as plain mappings, and every field that
+the modules do not follow is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from course_utils.architectures.decoder import Decoder, DecoderConfig
+from course_utils.architectures.encoder import Encoder, EncoderConfig, MaskedLM
+from course_utils.architectures.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from course_utils.architectures.layers import copy_weights
+
+# ── real weights ──────────────────────────────────────────────────────────────────────────────────
+
+
+def check_config(config: Mapping[str, Any], **wanted: Any) -> None:
+    """Raise ValueError where a configuration asks for what the module does not do."""
+    for name, values in wanted.items():
+        values = values if isinstance(values, tuple) else (values,)
+        if config.get(name, values[0]) not in values:
+            raise ValueError(
+                f"{name} is {config[name]!r}; this module does {' or '.join(map(repr, values))}"
+            )
+
+
+def bert_config(config: Mapping[str, Any]) -> EncoderConfig:
+    """Sizes of a transformers BERT configuration (`config.to_dict()`)."""
+    check_config(config, hidden_act="gelu", position_embedding_type="absolute", is_decoder=False)
+    return EncoderConfig(
+        vocab_size=config["vocab_size"],
+        d_model=config["hidden_size"],
+        n_heads=config["num_attention_heads"],
+        n_layers=config["num_hidden_layers"],
+        d_ff=config["intermediate_size"],
+        max_positions=config["max_position_embeddings"],
+        n_segments=config["type_vocab_size"],
+        eps=config["layer_norm_eps"],
+    )
+
+
+def llama_config(config: Mapping[str, Any]) -> DecoderConfig:
+    """Sizes of a transformers Llama configuration (`config.to_dict()`)."""
+    check_config(config, hidden_act="silu", attention_bias=False, mlp_bias=False)
+    rope = dict(config["rope_parameters"])
+    theta = rope.pop("rope_theta")
+    return DecoderConfig(
+        vocab_size=config["vocab_size"],
+        d_model=config["hidden_size"],
+        n_heads=config["num_attention_heads"],
+        n_layers=config["num_hidden_layers"],
+        d_ff=config["intermediate_size"],
+        n_kv_heads=config["num_key_value_heads"],
+        d_head=config.get("head_dim"),
+        max_positions=config["max_position_embeddings"],
+        theta=theta,
+        scaling=rope,
+        eps=config["rms_norm_eps"],
+        tied=config["tie_word_embeddings"],
+    )
+
+
+def t5_config(config: Mapping[str, Any]) -> EncoderDecoderConfig:
+    """Sizes of a transformers T5 configuration (`config.to_dict()`)."""
+    check_config(config, feed_forward_proj=("relu", "gated-gelu"))
+    return EncoderDecoderConfig(
+        vocab_size=config["vocab_size"],
+        d_model=config["d_model"],
+        n_heads=config["num_heads"],
+        n_layers=config["num_layers"],
+        d_ff=config["d_ff"],
+        n_decoder_layers=config["num_decoder_layers"],
+        d_head=config["d_kv"],
+        n_buckets=config["relative_attention_num_buckets"],
+        max_distance=config["relative_attention_max_distance"],
+        gated=config["feed_forward_proj"] == "gated-gelu",
+        tied=config.get("scale_decoder_outputs", True),
+        eps=config["layer_norm_epsilon"],
+    )
+
+
+def _names(prefix: str, theirs: str, pairs: Mapping[str, str], *parts: str) -> dict[str, str]:
+    """{our parameter: theirs} for modules under two prefixes, for each of their parts."""
+    return {
+        f"{prefix}{ours}.{part}": f"{theirs}{name}.{part}"
+        for ours, name in pairs.items()
+        for part in parts
+    }
+
+
+def _without(state: Mapping[str, Tensor], prefix: str, skip: tuple[str, ...]) -> dict[str, Tensor]:
+    """Names without a model's outer prefix, and without what the module has no use for."""
+    short = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return {name: tensor for name, tensor in short.items() if not name.startswith(skip)}
+
+
+def load_bert_weights(model: Encoder | MaskedLM, state: Mapping[str, Tensor]) -> None:
+    """Copy a transformers BERT's `state_dict()` into ours.
+
+    The pooler is left out, the masked-language head goes to a `MaskedLM` alone. ValueError lists
+    what is missing, left over or of another size.
+    """
+    encoder = model.encoder if isinstance(model, MaskedLM) else model
+    ours = "encoder." if isinstance(model, MaskedLM) else ""
+    embeddings = {
+        "tokens": "word_embeddings",
+        "positions": "position_embeddings",
+        "segments": "token_type_embeddings",
+    }
+    names = _names(ours, "embeddings.", embeddings, "weight")
+    names |= _names(ours, "embeddings.", {"norm": "LayerNorm"}, "weight", "bias")
+    block = {
+        "attention.query": "attention.self.query",
+        "attention.key": "attention.self.key",
+        "attention.value": "attention.self.value",
+        "attention.out": "attention.output.dense",
+        "attention_norm": "attention.output.LayerNorm",
+        "feed_forward.up": "intermediate.dense",
+        "feed_forward.down": "output.dense",
+        "feed_forward_norm": "output.LayerNorm",
+    }
+    for i in range(encoder.sizes.n_layers):
+        names |= _names(f"{ours}blocks.{i}.", f"encoder.layer.{i}.", block, "weight", "bias")
+    skip = ("pooler.", "embeddings.position_ids", "cls.predictions.decoder.")
+    if isinstance(model, MaskedLM):
+        head = {"transform": "transform.dense", "norm": "transform.LayerNorm"}
+        names |= _names("", "cls.predictions.", head, "weight", "bias")
+        names["out.bias"] = "cls.predictions.bias"
+    copy_weights(model, _without(state, "bert.", (*skip, "cls.seq_relationship.")), names, "BERT")
+
+
+def load_llama_weights(model: Decoder, state: Mapping[str, Tensor]) -> None:
+    """Copy a transformers Llama's `state_dict()` into ours.
+
+    ValueError lists what is missing, left over or of another size.
+    """
+    names = {"tokens.weight": "embed_tokens.weight", "norm.weight": "norm.weight"}
+    block = {
+        "attention.query": "self_attn.q_proj",
+        "attention.key": "self_attn.k_proj",
+        "attention.value": "self_attn.v_proj",
+        "attention.out": "self_attn.o_proj",
+        "attention_norm": "input_layernorm",
+        "feed_forward.gate": "mlp.gate_proj",
+        "feed_forward.up": "mlp.up_proj",
+        "feed_forward.down": "mlp.down_proj",
+        "feed_forward_norm": "post_attention_layernorm",
+    }
+    for i in range(model.sizes.n_layers):
+        names |= _names(f"blocks.{i}.", f"layers.{i}.", block, "weight")
+    if not model.sizes.tied:
+        names["out.weight"] = "lm_head.weight"
+    skip = ("rotary_emb.", *(("lm_head.",) if model.sizes.tied else ()))
+    copy_weights(model, _without(state, "model.", skip), names, "Llama")
+
+
+def load_t5_weights(model: EncoderDecoder, state: Mapping[str, Tensor]) -> None:
+    """Copy a transformers T5's `state_dict()` into ours.
+
+    ValueError lists what is missing, left over or of another size.
+    """
+    names = {"tokens.weight": "shared.weight"}
+    sides = {"encoder": model.sizes.n_layers, "decoder": model.n_decoder_layers}
+    for side, n_layers in sides.items():
+        names[f"{side}.norm.weight"] = f"{side}.final_layer_norm.weight"
+        first = f"{side}.block.0.layer.0.SelfAttention"
+        names[f"{side}.position_bias.weight"] = f"{first}.relative_attention_bias.weight"
+        block = _t5_block(side == "decoder", model.sizes.gated)
+        for i in range(n_layers):
+            names |= _names(f"{side}.blocks.{i}.", f"{side}.block.{i}.layer.", block, "weight")
+    if not model.sizes.tied:
+        names["out.weight"] = "lm_head.weight"
+    skip = ("encoder.embed_tokens.", "decoder.embed_tokens.")  # the shared table again
+    skip += ("lm_head.",) if model.sizes.tied else ()
+    copy_weights(model, _without(state, "transformer.", skip), names, "T5")
+
+
+def _t5_block(decoder: bool, gated: bool) -> dict[str, str]:
+    """Our names of one T5 block's parts, and theirs: layers 0, 1 (decoder: cross) and the last."""
+    parts = {"query": "q", "key": "k", "value": "v", "out": "o"}
+    block = {f"attention.{ours}": f"0.SelfAttention.{name}" for ours, name in parts.items()}
+    block["attention_norm"] = "0.layer_norm"
+    if decoder:
+        block |= {f"cross.{ours}": f"1.EncDecAttention.{name}" for ours, name in parts.items()}
+        block["cross_norm"] = "1.layer_norm"
+    last = "2" if decoder else "1"
+    up = {"gate": "wi_0", "up": "wi_1"} if gated else {"up": "wi"}
+    for ours, name in {**up, "down": "wo"}.items():
+        block[f"feed_forward.{ours}"] = f"{last}.DenseReluDense.{name}"
+    block["feed_forward_norm"] = f"{last}.layer_norm"
+    return block

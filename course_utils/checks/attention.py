@@ -1,0 +1,242 @@
+"""The exercises of notebook 02, with the mistakes that learners make in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from course_utils.architectures import attention, positions
+from course_utils.exercises import Case, Exercise
+
+
+def _random(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+# ── weights ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def weights(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    """softmax(q kᵀ/√D) over the keys that `mask` shows: (T_q, D), (T_k, D) → (T_q, T_k)."""
+    scores = q @ k.T / math.sqrt(q.shape[1])
+    return scores.masked_fill(~mask, -math.inf).softmax(dim=1)
+
+
+def _weights_inputs() -> Iterator[tuple]:
+    for seed, (n_queries, n_keys) in enumerate(((3, 3), (2, 5), (4, 4))):
+        mask = attention.causal_mask(n_queries, n_keys)
+        yield _random(seed, n_queries, 8), _random(seed + 10, n_keys, 8), mask
+    yield _random(3, 3, 8), _random(13, 5, 8), torch.ones(3, 5, dtype=torch.bool)
+
+
+def _without_root(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    return weights(q * math.sqrt(q.shape[1]), k, mask)
+
+
+def _by_the_size(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    return weights(q / math.sqrt(q.shape[1]), k, mask)
+
+
+def _over_queries(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    scores = (q @ k.T / math.sqrt(q.shape[1])).masked_fill(~mask, -math.inf)
+    return scores.softmax(dim=0).nan_to_num()
+
+
+def _masked_afterwards(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    return (q @ k.T / math.sqrt(q.shape[1])).softmax(dim=1) * mask
+
+
+def _masked_with_zero(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    return (q @ k.T / math.sqrt(q.shape[1]) * mask).softmax(dim=1)
+
+
+def _mask_inverted(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    return weights(q, k, ~mask).nan_to_num()
+
+
+# ── causal mask ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _mask_inputs() -> Iterator[tuple]:
+    yield from ((1, 1), (4, 4), (1, 6), (2, 7))
+
+
+def _triangle(n_queries: int, n_keys: int, shift: int) -> Tensor:
+    return torch.ones(n_queries, n_keys, dtype=torch.bool).tril(shift)
+
+
+# ── rotary positions ─────────────────────────────────────────────────────────────────────────────
+
+
+def _rotate_inputs() -> Iterator[tuple]:
+    for seed, position in enumerate((0, 1, 7, 100)):
+        yield _random(seed, 8), position
+
+
+def _backwards(x: Tensor, position: int) -> Tensor:
+    return positions.rotate_plain(x, -position)
+
+
+def _one_speed(x: Tensor, position: int) -> Tensor:
+    return torch.cat([positions.rotate_plain(pair, position) for pair in x.split(2)])
+
+
+def _halves(x: Tensor, position: int) -> Tensor:
+    """Pairs half a head apart, as in the weights of transformers."""
+    neighbours = x.view(2, -1).T.flatten()
+    return positions.rotate_plain(neighbours, position).view(-1, 2).T.flatten()
+
+
+def _half_the_exponent(x: Tensor, position: int) -> Tensor:
+    return positions.rotate_plain(x, position, theta=100.0)  # 10000^(−i/D)
+
+
+# ── sinusoidal positions ─────────────────────────────────────────────────────────────────────────
+
+
+def _sinusoidal_inputs() -> Iterator[tuple]:
+    yield from ((1, 2), (3, 4), (16, 8))
+
+
+def _in_halves(n_positions: int, d_model: int) -> Tensor:
+    table = positions.sinusoidal_positions(n_positions, d_model)
+    return torch.cat([table[:, 0::2], table[:, 1::2]], dim=1)
+
+
+def _from_one(n_positions: int, d_model: int) -> Tensor:
+    return positions.sinusoidal_positions(n_positions + 1, d_model)[1:]
+
+
+def _half_as_far(n_positions: int, d_model: int) -> Tensor:
+    frequencies = positions.rotary_frequencies(d_model, theta=100.0)
+    angles = torch.arange(n_positions).unsqueeze(1) * frequencies
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+
+
+LN3 = math.log(3) * math.sqrt(2)  # divided by √2 it is ln 3, and e^(ln 3) = 3
+
+EXERCISES = {
+    "weights": Exercise(
+        reference=weights,
+        solution=(weights, attention.attention_weights),
+        hint="Scores are q @ k.T divided by the square root of q.shape[1]. Set the scores of "
+        "hidden keys to -inf before the softmax, which runs over the keys of each query.",
+        cases=(
+            Case(
+                (
+                    torch.tensor([[1.0, 0.0]]),
+                    torch.tensor([[LN3, 5.0], [0.0, 5.0]]),
+                    torch.tensor([[True, True]]),
+                ),
+                torch.tensor([[0.75, 0.25]]),
+                why="The scaled scores are ln 3 and 0, so the weights are as 3 : 1.",
+            ),
+            Case(
+                (
+                    torch.tensor([[1.0, 0.0], [1.0, 0.0]]),
+                    torch.tensor([[LN3, 5.0], [0.0, 5.0]]),
+                    torch.tensor([[True, False], [True, True]]),
+                ),
+                torch.tensor([[1.0, 0.0], [0.75, 0.25]]),
+                why="The first query sees one key, which gets everything.",
+            ),
+        ),
+        inputs=_weights_inputs,
+        mistakes={
+            "the scores are not divided by √D": _without_root,
+            "the scores are divided by D instead of √D": _by_the_size,
+            "the softmax runs over the queries instead of the keys": _over_queries,
+            "hidden keys are set to 0 after the softmax, so that a row sums to less than 1": (
+                _masked_afterwards
+            ),
+            "hidden scores become 0, which is a score like any other, instead of −∞": (
+                _masked_with_zero
+            ),
+            "the mask is read the other way round": _mask_inverted,
+        },
+    ),
+    "causal_mask": Exercise(
+        reference=attention.causal_mask,
+        hint="Key j is visible to query i if j ≤ i + (n_keys − n_queries): the queries are the "
+        "last of the steps. torch.ones(…, dtype=torch.bool).tril(shift) keeps what lies on or "
+        "below a diagonal.",
+        cases=(
+            Case(
+                (2, 2),
+                torch.tensor([[True, False], [True, True]]),
+                why="Without a cache: a token sees itself and what was before it.",
+            ),
+            Case(
+                (2, 4),
+                torch.tensor([[True, True, True, False], [True, True, True, True]]),
+                why="Two tokens are in the cache; the queries are the third and the fourth.",
+            ),
+        ),
+        inputs=_mask_inputs,
+        mistakes={
+            "the triangle stands at the left, so that new tokens cannot see the cache": (
+                lambda n_queries, n_keys: _triangle(n_queries, n_keys, 0)
+            ),
+            "a token does not see itself": (
+                lambda n_queries, n_keys: _triangle(n_queries, n_keys, n_keys - n_queries - 1)
+            ),
+            "a token sees the one after it": (
+                lambda n_queries, n_keys: _triangle(n_queries, n_keys, n_keys - n_queries + 1)
+            ),
+            "True means hidden, as in nn.MultiheadAttention": (
+                lambda n_queries, n_keys: ~attention.causal_mask(n_queries, n_keys)
+            ),
+        },
+    ),
+    "rotate": Exercise(
+        reference=positions.rotate_plain,
+        hint="Pair i is x[2i], x[2i + 1], and turns by position · 10000^(−2i/D). A turn by φ makes "
+        "(a, b) into (a·cos φ − b·sin φ, a·sin φ + b·cos φ).",
+        cases=(
+            Case(
+                (torch.tensor([1.0, 0.0, 1.0, 0.0]), 0),
+                torch.tensor([1.0, 0.0, 1.0, 0.0]),
+                why="Position 0 turns nothing.",
+            ),
+            Case(
+                (torch.tensor([1.0, 0.0, 1.0, 0.0]), 1),
+                torch.tensor([math.cos(1), math.sin(1), math.cos(0.01), math.sin(0.01)]),
+                why="The first pair turns by 1, the second by 10000^(−1/2) = 0.01.",
+            ),
+        ),
+        inputs=_rotate_inputs,
+        mistakes={
+            "the pairs turn the other way": _backwards,
+            "all pairs turn equally fast": _one_speed,
+            "numbers half a vector apart are paired, instead of neighbours": _halves,
+            "the exponent is i/D instead of 2i/D": _half_the_exponent,
+        },
+        atol=1e-4,  # 32-bit angles of position 100
+    ),
+    "sinusoidal": Exercise(
+        reference=positions.sinusoidal_positions,
+        hint="The angle of pair i at a position is position · 10000^(−2i/d_model). Its sine goes "
+        "to column 2i, its cosine to column 2i + 1. Positions start at 0.",
+        cases=(
+            Case(
+                (2, 4),
+                torch.tensor(
+                    [
+                        [0.0, 1.0, 0.0, 1.0],
+                        [math.sin(1), math.cos(1), math.sin(0.01), math.cos(0.01)],
+                    ]
+                ),
+                why="At position 0 all angles are 0: sines 0, cosines 1.",
+            ),
+        ),
+        inputs=_sinusoidal_inputs,
+        mistakes={
+            "all sines come before all cosines": _in_halves,
+            "positions start at 1": _from_one,
+            "the exponent is i/d_model instead of 2i/d_model": _half_as_far,
+        },
+    ),
+}

@@ -1,0 +1,211 @@
+"""The exercises of notebook 09, with the mistakes that learners make in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from course_utils.exercises import Case, Exercise
+from course_utils.inference import processors
+
+# Probabilities 1/2, 1/4, 1/8, 1/8 in another order: easy to add up by hand.
+LOGITS = torch.tensor([1 / 4, 1 / 2, 1 / 8, 1 / 8]).log()
+OUT = -math.inf
+
+
+def _random_logits(seed: int, size: int = 8) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed)) * 2
+
+
+# ── temperature ──────────────────────────────────────────────────────────────────────────────────
+
+
+def softmax_with_temperature(logits: Tensor, T: float) -> Tensor:
+    """Probabilities of the next token at temperature T > 0: logits (V,) → probabilities (V,)."""
+    return processors.temperature(logits, T).softmax(-1)
+
+
+def _temperature_inputs() -> Iterator[tuple]:
+    for seed, T in enumerate((0.3, 0.7, 1.0, 2.0)):
+        yield _random_logits(seed), T
+
+
+# ── top-p ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _top_p_inputs() -> Iterator[tuple]:
+    for seed, p in enumerate((0.1, 0.5, 0.8, 0.95)):
+        yield _random_logits(seed), p
+
+
+def _keep(logits: Tensor, chosen: Tensor) -> Tensor:
+    return torch.full_like(logits, OUT).scatter(-1, chosen, logits.gather(-1, chosen))
+
+
+def _one_too_few(logits: Tensor, p: float) -> Tensor:
+    mass, order = logits.softmax(-1).sort(descending=True)
+    return _keep(logits, order[mass.cumsum(-1) <= p + 1e-6])
+
+
+def _one_too_many(logits: Tensor, p: float) -> Tensor:
+    size = int(processors.nucleus_size(logits, p))
+    return _keep(logits, logits.argsort(descending=True)[: size + 1])
+
+
+def _unsorted(logits: Tensor, p: float) -> Tensor:
+    mass = logits.softmax(-1)
+    return torch.where(mass.cumsum(-1) - mass < p, logits, OUT)
+
+
+def _in_sorted_order(logits: Tensor, p: float) -> Tensor:
+    return processors.top_p(logits, p).sort(descending=True).values
+
+
+# ── repetition penalty ───────────────────────────────────────────────────────────────────────────
+
+
+def _penalty_inputs() -> Iterator[tuple]:
+    for seed, penalty in enumerate((1.1, 1.3, 2.0)):
+        yield _random_logits(seed), torch.tensor([seed, 3, 5, 3]), penalty
+
+
+def _always_divide(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
+    return logits.scatter(-1, ids, logits.gather(-1, ids) / penalty)
+
+
+def _per_occurrence(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
+    for token in ids:
+        logits = processors.repetition_penalty(logits, token[None], penalty)
+    return logits
+
+
+def _subtract(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
+    return logits.scatter(-1, ids, logits.gather(-1, ids) - penalty)
+
+
+# ── beam search ──────────────────────────────────────────────────────────────────────────────────
+
+
+def expand_and_prune(totals: Tensor, logprobs: Tensor, num_beams: int) -> list[tuple[int, int]]:
+    """The (beam, token) pairs of the `num_beams` likeliest continuations, best first.
+
+    totals (B,): log-probability of each beam so far; logprobs (B, V): of each next token after it.
+    """
+    sums = totals[:, None] + logprobs  # (B, V)
+    best = sums.flatten().topk(num_beams).indices
+    return [(int(at) // sums.shape[1], int(at) % sums.shape[1]) for at in best]
+
+
+def _beam_inputs() -> Iterator[tuple]:
+    for seed, num_beams in enumerate((1, 2, 3)):
+        logprobs = _random_logits(seed, 15).view(3, 5).log_softmax(-1)
+        yield torch.tensor([-1.0, -1.5, -2.0]), logprobs, num_beams
+
+
+def _forget_the_past(totals: Tensor, logprobs: Tensor, num_beams: int) -> list[tuple[int, int]]:
+    return expand_and_prune(torch.zeros_like(totals), logprobs, num_beams)
+
+
+def _one_per_beam(totals: Tensor, logprobs: Tensor, num_beams: int) -> list[tuple[int, int]]:
+    best, token = (totals[:, None] + logprobs).max(-1)
+    return [(int(b), int(token[b])) for b in best.argsort(descending=True)[:num_beams]]
+
+
+def _wrong_width(totals: Tensor, logprobs: Tensor, num_beams: int) -> list[tuple[int, int]]:
+    best = (totals[:, None] + logprobs).flatten().topk(num_beams).indices
+    return [(int(at) // len(totals), int(at) % len(totals)) for at in best]
+
+
+EXERCISES = {
+    "temperature": Exercise(
+        reference=softmax_with_temperature,
+        solution=(softmax_with_temperature, processors.temperature),
+        hint="Divide the logits by T first, then take the softmax of the result.",
+        cases=(
+            Case((LOGITS, 1.0), LOGITS.exp(), why="T = 1 changes nothing."),
+            Case(
+                (torch.tensor([0.0, math.log(4.0)]), 2.0),
+                torch.tensor([1 / 3, 2 / 3]),
+                why="Odds of 1 : 4 become 1 : 2, because 4 to the power of 1/2 is 2.",
+            ),
+        ),
+        inputs=_temperature_inputs,
+        mistakes={
+            "the logits are multiplied by T": lambda z, T: (z * T).softmax(-1),
+            "the probabilities are divided by T instead of the logits": lambda z, T: (
+                z.softmax(-1) / T
+            ),
+            "the logits are not turned into probabilities": lambda z, T: z / T,
+        },
+    ),
+    "top_p": Exercise(
+        reference=processors.top_p,
+        solution=(processors.top_p_plain,),
+        hint="Sort the probabilities, likeliest first. A token stays if the probability of all "
+        "tokens before it is still below p. Put the kept logits back in their places.",
+        cases=(
+            Case(
+                (LOGITS, 0.6),
+                torch.tensor([LOGITS[0], LOGITS[1], OUT, OUT]),
+                why="1/2 is below 0.6, so the token of 1/4 is needed too; together they are 3/4.",
+            ),
+            Case(
+                (LOGITS, 0.3),
+                torch.tensor([OUT, LOGITS[1], OUT, OUT]),
+                why="The likeliest token alone has 1/2, which is enough for 0.3.",
+            ),
+        ),
+        inputs=_top_p_inputs,
+        mistakes={
+            "the token that crosses the threshold is left out": _one_too_few,
+            "one token more than needed is kept": _one_too_many,
+            "the probabilities are added up in vocabulary order, not sorted": _unsorted,
+            "the kept logits stay in sorted order": _in_sorted_order,
+        },
+    ),
+    "repetition_penalty": Exercise(
+        reference=processors.repetition_penalty,
+        solution=(processors.repetition_penalty_plain,),
+        hint="Take the set of the ids. For each of its tokens: a negative logit is multiplied by "
+        "the penalty, any other is divided by it. Work on a clone.",
+        cases=(
+            Case(
+                (torch.tensor([2.0, -2.0, 1.0]), torch.tensor([0, 1, 0]), 2.0),
+                torch.tensor([1.0, -4.0, 1.0]),
+                why="Token 0 occurs twice and is divided once; token 1 is negative: multiplied.",
+            ),
+        ),
+        inputs=_penalty_inputs,
+        mistakes={
+            "negative logits are divided, which makes them likelier": _always_divide,
+            "a token is penalised once per occurrence": _per_occurrence,
+            "the penalty is subtracted": _subtract,
+        },
+    ),
+    "expand_and_prune": Exercise(
+        reference=expand_and_prune,
+        hint="Add each beam's total to its row of log-probabilities, look for the largest sums in "
+        "the whole table, and turn a flat position into (row, column) with the vocabulary size.",
+        cases=(
+            Case(
+                (torch.tensor([-1.0, -1.2]), torch.tensor([[-3.0, -2.0], [-0.1, -2.5]]), 2),
+                [(1, 0), (0, 1)],
+                why="−1.2 − 0.1 = −1.3 is best, then −1.0 − 2.0 = −3.0.",
+            ),
+            Case(
+                (torch.tensor([-0.1, -9.0]), torch.tensor([[-0.7, -0.8], [-0.1, -3.0]]), 2),
+                [(0, 0), (0, 1)],
+                why="Both continuations may come from one beam.",
+            ),
+        ),
+        inputs=_beam_inputs,
+        mistakes={
+            "the log-probability of the beam so far is not added": _forget_the_past,
+            "every beam gives only its best token": _one_per_beam,
+            "the flat position is divided by the number of beams": _wrong_width,
+        },
+    ),
+}

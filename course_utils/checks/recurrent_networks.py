@@ -1,0 +1,284 @@
+"""The exercises of notebook 01, with the mistakes that learners make in them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from course_utils.architectures import cells
+from course_utils.architectures.gradient_flow import clip_gradients
+from course_utils.exercises import Case, Exercise
+
+
+def _random(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _layer(seed: int, gates: int, d_in: int = 3, d_hidden: int = 4) -> tuple[Tensor, ...]:
+    """Weights w_ih, w_hh, b_ih, b_hh of a small layer, no two alike."""
+    rows = gates * d_hidden
+    shapes = (rows, d_in), (rows, d_hidden), (rows,), (rows,)
+    return tuple(_random(10 * seed + i, *shape) for i, shape in enumerate(shapes))
+
+
+# ── one step of an RNN ───────────────────────────────────────────────────────────────────────────
+
+
+def _rnn_inputs() -> Iterator[tuple]:
+    for seed in range(3):
+        yield _random(seed, 3), _random(seed + 50, 4), *_layer(seed, gates=1)
+
+
+def _no_tanh(
+    x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
+) -> Tensor:
+    return w_ih @ x + b_ih + w_hh @ h + b_hh
+
+
+def _no_state(
+    x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
+) -> Tensor:
+    return torch.tanh(w_ih @ x + b_ih + b_hh)
+
+
+def _transposed(
+    x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
+) -> Tensor:
+    return torch.tanh(w_ih @ x + b_ih + w_hh.T @ h + b_hh)
+
+
+def _one_bias(
+    x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
+) -> Tensor:
+    return torch.tanh(w_ih @ x + b_ih + w_hh @ h)
+
+
+# ── one step of an LSTM ──────────────────────────────────────────────────────────────────────────
+
+# One input, one unit, weights 0: the biases alone set the gates. σ(0) = ½.
+ZERO = torch.zeros(4, 1)
+HALF_OPEN = torch.tensor([0.0, 0.0, 1.0, 0.0]), torch.zeros(4)
+OPEN = torch.tensor([50.0, 50.0, 0.0, 50.0]), torch.zeros(4)
+LAST = torch.zeros(1), torch.ones(1)  # h, c
+
+
+def _lstm_inputs() -> Iterator[tuple]:
+    for seed in range(3):
+        state = _random(seed + 50, 4), _random(seed + 60, 4)
+        yield _random(seed, 3), state, *_layer(seed, gates=4)
+
+
+def _gates(x: Tensor, state: tuple, w_ih: Tensor, w_hh: Tensor, b: Tensor, b_hh: Tensor) -> tuple:
+    return (F.linear(x, w_ih, b) + F.linear(state[0], w_hh, b_hh)).chunk(4, dim=-1)
+
+
+def _other_order(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
+    swapped = [torch.cat([w.chunk(4)[i] for i in (0, 1, 3, 2)]) for w in weights]
+    return cells.lstm_step(x, state, *swapped)
+
+
+def _never_forgets(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
+    i, _, g, o = _gates(x, state, *weights)
+    c = state[1] + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+def _bare_cell(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
+    c = cells.lstm_step(x, state, *weights)[1]
+    return _gates(x, state, *weights)[3].sigmoid() * c, c
+
+
+def _old_cell(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
+    c = cells.lstm_step(x, state, *weights)[1]
+    return _gates(x, state, *weights)[3].sigmoid() * state[1].tanh(), c
+
+
+def _cell_first(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
+    h, c = cells.lstm_step(x, state, *weights)
+    return c, h
+
+
+# ── parameters ───────────────────────────────────────────────────────────────────────────────────
+
+
+def _count_inputs() -> Iterator[tuple]:
+    for kind in cells.GATES:
+        yield kind, 10, 6
+        yield kind, 128, 256
+
+
+# ── clipping ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def clip(grad_w: Tensor, grad_b: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
+    """Both gradients times one factor, so that their joint 2-norm is at most `max_norm`."""
+    norm = math.sqrt(grad_w.square().sum() + grad_b.square().sum())
+    factor = min(1.0, max_norm / norm)
+    return grad_w * factor, grad_b * factor
+
+
+def _clip_inputs() -> Iterator[tuple]:
+    for seed, max_norm in enumerate((0.5, 1.0, 1e3)):
+        yield _random(seed, 3, 4), _random(seed + 10, 3), max_norm
+
+
+def _one_by_one(grad_w: Tensor, grad_b: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
+    return tuple(grad * min(1.0, max_norm / grad.norm().item()) for grad in (grad_w, grad_b))
+
+
+def _always(grad_w: Tensor, grad_b: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
+    norm = math.hypot(grad_w.norm(), grad_b.norm())
+    return grad_w * max_norm / norm, grad_b * max_norm / norm
+
+
+def _by_entry(grad_w: Tensor, grad_b: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
+    return grad_w.clamp(-max_norm, max_norm), grad_b.clamp(-max_norm, max_norm)
+
+
+def _without_root(grad_w: Tensor, grad_b: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
+    norm = (grad_w.square().sum() + grad_b.square().sum()).item()
+    factor = min(1.0, max_norm / norm)
+    return grad_w * factor, grad_b * factor
+
+
+# ── a forget bias for a wanted memory ────────────────────────────────────────────────────────────
+
+
+def bias_for_half_life(steps: float) -> float:
+    """The forget bias b for which half of the cell is left after so many steps: σ(b)^steps = ½."""
+    kept = 0.5 ** (1 / steps)  # of the cell, at each step
+    return math.log(kept / (1 - kept))
+
+
+def _half_life_inputs() -> Iterator[tuple]:
+    for steps in (2.0, 10.0, 100.0):
+        yield (steps,)
+
+
+EXERCISES = {
+    "rnn_step": Exercise(
+        reference=cells.rnn_step,
+        hint="Two matrix–vector products, two biases, one tanh: torch.tanh(w_ih @ x + b_ih + …).",
+        cases=(
+            Case(
+                (
+                    torch.tensor([0.5]),
+                    torch.tensor([0.25]),
+                    torch.tensor([[2.0]]),
+                    torch.tensor([[1.0]]),
+                    torch.tensor([0.1]),
+                    torch.tensor([0.05]),
+                ),
+                torch.tensor([math.tanh(1.4)]),
+                why="2·0.5 + 0.1 + 1·0.25 + 0.05 = 1.4, and then the tanh.",
+            ),
+        ),
+        inputs=_rnn_inputs,
+        mistakes={
+            "the tanh is left out": _no_tanh,
+            "the old state is not used": _no_state,
+            "the recurrent weight is transposed": _transposed,
+            "the second bias is left out": _one_bias,
+        },
+    ),
+    "lstm_step": Exercise(
+        reference=cells.lstm_step,
+        hint="Compute all four gates at once, (4·H,) numbers, and cut them with .chunk(4): i, f, "
+        "g, o. Three of them go through a sigmoid, g through a tanh. The cell is f·c + i·g; the "
+        "output gate then decides what of tanh(cell) is shown.",
+        cases=(
+            Case(
+                (torch.ones(1), LAST, ZERO, ZERO, *HALF_OPEN),
+                (
+                    torch.tensor([0.5 * math.tanh(0.5 + 0.5 * math.tanh(1))]),
+                    torch.tensor([0.5 + 0.5 * math.tanh(1)]),
+                ),
+                why="All gates are ½ and g = tanh(1): c' = ½·1 + ½·tanh(1), h' = ½·tanh(c').",
+            ),
+            Case(
+                (torch.ones(1), LAST, ZERO, ZERO, *OPEN),
+                (torch.tensor([math.tanh(1)]), torch.ones(1)),
+                why="An open forget gate keeps the cell as it was; g = 0 adds nothing.",
+            ),
+        ),
+        inputs=_lstm_inputs,
+        mistakes={
+            "the gates are read in the order i, f, o, g": _other_order,
+            "the forget gate is not used": _never_forgets,
+            "h is made from the cell without its tanh": _bare_cell,
+            "h is made from the old cell": _old_cell,
+            "c and h are returned in the wrong order": _cell_first,
+        },
+    ),
+    "parameter_count": Exercise(
+        reference=cells.parameter_count,
+        hint="One gate has a weight for the input, H·D numbers, one for the state, H·H, and two "
+        "biases of H. How many gates has each kind?",
+        cases=(
+            Case(("rnn", 2, 3), 21, why="3·2 + 3·3 + 2·3 = 21."),
+            Case(("gru", 2, 3), 63, why="Three times the RNN's 21."),
+            Case(("lstm", 2, 3), 84, why="Four times the RNN's 21."),
+        ),
+        inputs=_count_inputs,
+        mistakes={
+            "only one bias is counted": lambda kind, d, h: cells.GATES[kind] * (h * d + h * h + h),
+            "no bias is counted": lambda kind, d, h: cells.GATES[kind] * (h * d + h * h),
+            "the input is taken for as wide as the state": lambda kind, d, h: (
+                cells.GATES[kind] * (2 * h * h + 2 * h)
+            ),
+            "the gates are not counted": lambda kind, d, h: h * d + h * h + 2 * h,
+        },
+    ),
+    "clip": Exercise(
+        reference=clip,
+        solution=(clip, clip_gradients),
+        hint="First one norm over all the numbers of both tensors: the root of the sum of all "
+        "squares. If it is above max_norm, multiply both by max_norm / norm.",
+        cases=(
+            Case(
+                (torch.tensor([[3.0]]), torch.tensor([4.0]), 1.0),
+                (torch.tensor([[0.6]]), torch.tensor([0.8])),
+                why="The joint norm of 3 and 4 is 5, so both are divided by 5.",
+            ),
+            Case(
+                (torch.tensor([[0.3]]), torch.tensor([0.4]), 1.0),
+                (torch.tensor([[0.3]]), torch.tensor([0.4])),
+                why="The norm is 0.5, below the limit: nothing changes.",
+            ),
+        ),
+        inputs=_clip_inputs,
+        mistakes={
+            "each tensor is clipped by its own norm, which turns the direction": _one_by_one,
+            "small gradients are stretched to the limit": _always,
+            "each entry is clipped by itself": _by_entry,
+            "the root of the sum of squares is not taken": _without_root,
+        },
+    ),
+    "half_life": Exercise(
+        reference=bias_for_half_life,
+        hint="If half is left after T steps, each step keeps the T-th root of ½. The sigmoid's "
+        "inverse turns that share p into the bias ln(p / (1 − p)).",
+        cases=(
+            Case((1.0,), 0.0, why="σ(0) = ½: half is gone after one step."),
+            Case(
+                (2.0,),
+                math.log(math.sqrt(0.5) / (1 - math.sqrt(0.5))),
+                why="Each step keeps √½ = 0.71, and 0.71·0.71 = ½.",
+            ),
+        ),
+        inputs=_half_life_inputs,
+        mistakes={
+            "the share kept at each step is not turned into a bias": lambda steps: (
+                0.5 ** (1 / steps)
+            ),
+            "half is divided by the number of steps": lambda steps: math.log(
+                (1 - 0.5 / steps) / (0.5 / steps)
+            ),
+            "the sign of the bias is wrong": lambda steps: -bias_for_half_life(steps),
+        },
+    ),
+}

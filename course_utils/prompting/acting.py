@@ -1,0 +1,183 @@
+"""Acting with tools: a calculator, a search, and ReAct. Notebook 11.
+
+What a tool returns is data: it is put on one line and only ever pasted into a prompt; actions are
+read from the model's own text alone. Source: Yao et al. 2023 (ReAct).
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from course_utils.prompting.reasoning import Method, Step, Trace, ended, one_line, own_part
+
+Tool = Callable[[str], str]
+
+
+class ToolError(ValueError):
+    """A tool can't do what it was asked; the sentence goes to the model as an observation."""
+
+
+# ── tools ───────────────────────────────────────────────────────────────────────────────────────
+
+_OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+}
+
+
+def calculate(expression: str) -> str:
+    """Work out numbers with + - * / and brackets; a whole result is written without a point.
+
+    The expression is parsed and walked, never evaluated as a program. Raises ToolError, with a
+    sentence for the model, for anything else.
+    """
+    if len(expression) > 200:
+        raise ToolError(f"the expression has {len(expression)} characters; 200 are allowed")
+    try:
+        value = _value(ast.parse(expression.strip(), mode="eval").body)
+    except ZeroDivisionError:
+        raise ToolError("division by zero") from None
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
+        raise ToolError(f"{expression!r} is not a sum of numbers with + - * / ( )") from None
+    if not abs(value) < 1e15:  # beyond that a float is no longer exact; NaN fails too
+        raise ToolError("the result is too large")
+    value = round(value, 6)
+    return str(int(value) if value == int(value) else value)
+
+
+def _value(node: ast.expr) -> float:
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        return node.value
+    if isinstance(node, ast.BinOp) and (work := _OPERATORS.get(type(node.op))):
+        return work(_value(node.left), _value(node.right))
+    if isinstance(node, ast.UnaryOp) and (work := _OPERATORS.get(type(node.op))):
+        return work(_value(node.operand))
+    raise ValueError("not arithmetic")
+
+
+def search_tool(find: Callable[[str], Sequence[str]]) -> Tool:
+    """Make a tool of a search: `find(query)` returns passages, best first."""
+
+    def search(query: str) -> str:
+        return " ".join(find(query)) or "Nothing was found."
+
+    return search
+
+
+# ── acting ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Action:
+    """A tool call: `search[Galford]` is Action("search", "Galford")."""
+
+    tool: str
+    argument: str
+
+    def __str__(self) -> str:
+        return f"{self.tool}[{self.argument}]"
+
+
+def parse_action(text: str) -> Action | None:
+    """Return the first action of a model's text, `Action: tool[argument]`; None without one.
+
+    The argument ends at the line's last bracket, and may hold others. What follows the first
+    "Observation:" is not read: the model made that up.
+    """
+    own = text.partition("Observation:")[0]
+    found = re.search(r"^[ \t]*Action:[ \t]*(\w+)[ \t]*\[(.*)\]", own, re.MULTILINE)
+    return Action(found[1].lower(), found[2].strip()) if found else None
+
+
+def use(tools: Mapping[str, Tool], action: Action | None) -> str:
+    """Return what an action brings, on one line; whatever goes wrong becomes a sentence."""
+    names = ", ".join([*tools, "finish"])
+    if action is None:
+        return "Error: write one action as tool[input]."
+    if action.tool not in tools:
+        return f"Error: there is no tool {action.tool!r}; the tools are {names}."
+    try:
+        return one_line(tools[action.tool](action.argument))
+    except Exception as error:  # a tool may fail in any way; the model is told, and goes on
+        return one_line(f"Error: {str(error) or type(error).__name__}")
+
+
+def worked_example(
+    item: Mapping[str, Any], tools: Mapping[str, Tool], thoughts: bool = True
+) -> str:
+    """Return a question with its gold steps as a transcript, observations from the real tools."""
+    lines = [f"Question: {item['question']}"]
+    for step in item["steps"]:
+        action = Action(step["tool"], step["input"])
+        observation = None if action.tool == "finish" else use(tools, action)
+        lines += _turn(step["thought"] if thoughts else "", str(action), observation)
+    return "\n".join(lines)
+
+
+def _turn(thought: str, action: str, observation: str | None) -> list[str]:
+    lines = [f"Thought: {thought}"] if thought else []
+    lines.append(f"Action: {action}")
+    return lines if observation is None else [*lines, f"Observation: {observation}"]
+
+
+def react(
+    question: str,
+    examples: Sequence[str],
+    tools: Mapping[str, Tool],
+    *,
+    thoughts: bool = True,
+    max_steps: int = 6,
+) -> Method:
+    """Think, act, observe, until the action is finish[answer] (ReAct, Yao et al. 2023).
+
+    `examples` are transcripts in the same form. `thoughts=False` leaves the thinking out: the
+    act-only baseline. After `max_steps` actions it ends without an answer.
+    """
+    if max_steps < 1:
+        raise ValueError(f"max_steps is {max_steps}; at least one action is needed")
+    prompt = "\n\n".join([*examples, f"Question: {question}\n"])
+    opening, steps = "Thought:" if thoughts else "Action:", []
+    for _ in range(max_steps):
+        (text,) = yield [prompt + opening]
+        written = f"{opening} {own_part(text)}"
+        thought, action = _thought(written) if thoughts else "", parse_action(written)
+        said = str(action) if action else one_line(written.partition("Action:")[2])
+        steps += [Step("thought", thought)] * bool(thought) + [Step("action", said)]
+        if action and action.tool == "finish":
+            return ended(action.argument or None, steps)
+        observation = use(tools, action)
+        steps.append(Step("observation", observation))
+        prompt += "\n".join(_turn(thought, said, observation)) + "\n"
+    return Trace(None, "step limit", tuple(steps))
+
+
+def _thought(written: str) -> str:
+    """Return the model's thought on one line, without the action after it."""
+    return one_line(re.split(r"Action:|Observation:", written)[0].removeprefix("Thought:"))
+
+
+def action_grammar(tools: Iterable[str], thoughts: bool = True) -> str:
+    """Return a grammar (GBNF) in which every turn is well-formed and names a tool that exists.
+
+    It goes on where `react` stops a prompt: after "Thought:", or after "Action:" without thoughts.
+    """
+    names = " | ".join(json.dumps(name) for name in [*tools, "finish"])
+    thought = r'" " [^\n\[\]]{1,160} "\nAction:"' if thoughts else ""
+    return "\n".join(
+        [
+            f'root ::= {thought} " " call'.replace("  ", " "),
+            'call ::= tool "[" argument "]"',
+            f"tool ::= {names}",
+            r"argument ::= [^\n\[\]]{1,80}",
+        ]
+    )

@@ -1,0 +1,30 @@
+"""Figures of architectures come out as one picture."""
+
+from __future__ import annotations
+
+import pytest
+from pictures import is_picture
+
+from course_utils.architectures import drawings
+
+
+def test_turns_show_one_picture(shown):
+    drawings.rotations({"slow": [(1, 0), (0, 1)], "fast": [(0, 1), (-1, 0)]}, ["0", "1"], title="t")
+    assert len(shown) == 1
+    assert is_picture(shown[0])
+
+
+def test_unrolled_is_one_picture(shown):
+    assert drawings.unrolled([1, 0, 0], [0.8, -0.6, 0.0], title="t") is None
+    assert len(shown) == 1
+    assert is_picture(shown[0])
+    with pytest.raises(ValueError, match="zip"):
+        drawings.unrolled([1, 0], [0.8], title="t")
+
+
+def test_masks_and_a_timeline_show_one_picture(shown):
+    masks, gradients = {"a": [[True, False]]}, {"a": [[0.5, 0.0]]}
+    drawings.who_sees_whom(masks, gradients, {"a": (["x"], ["y", "z"])}, title="t")
+    drawings.timeline([(1990, "a", "x"), (1990, "b", "y"), (2017, "a", "z")], title="t")
+    assert len(shown) == 2
+    assert all(map(is_picture, shown))

@@ -1,0 +1,89 @@
+"""The catalogue, the cache's folder, and how quick an import is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from assets_inputs import ALL, nothing_to_do
+from safetensors.torch import load_file
+
+from course_utils import models
+from course_utils.assets import catalogue, fetching
+from course_utils.assets.catalogue import AssetError, describe
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_names_are_the_six_assets():
+    assert catalogue.names() == ALL
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_each_asset_is_described_in_full(name):
+    asset = catalogue.describe(name)
+    texts = ("description", "package", "version", "archive", "licence", "citation", "source")
+    assert [field for field in texts if not getattr(asset, field)] == []
+    assert asset.role in {"decoder", "encoder", "data"}
+    assert asset.archive.endswith({"wheel": ".whl", "sdist": ".tar.gz"}[asset.kind])
+    assert asset.version in asset.archive
+    for item in (asset, *asset.members, *([asset.inner] if asset.inner else [])):
+        assert re.fullmatch(r"[0-9a-f]{64}", item.sha256)
+        assert item.size > 0
+    assert len({member.name for member in asset.members}) == len(asset.members)
+
+
+def test_no_file_names_the_host_of_an_index():
+    files = (
+        "course_utils/assets/catalogue.py",
+        "course_utils/assets/fetching.py",
+        "course_utils/models.py",
+        "data/assets.toml",
+    )
+    for file in (*files, "data/README.md"):
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert not re.search(r"pypi|pythonhosted|/simple", text), file
+
+
+def test_the_data_readme_credits_every_asset():
+    text = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+    for name in ALL:
+        asset = catalogue.describe(name)
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
+        assert f"{asset.package} {asset.version}" in row
+        assert asset.licence.split(" (")[0] in row
+        assert f"{asset.size / 1e6:.1f} MB" in row
+
+
+def test_an_unknown_name_gets_the_list_of_names():
+    for ask in (
+        catalogue.describe,
+        lambda name: fetching.fetch(describe(name)),
+        lambda name: models.verify(describe(name)),
+        lambda name: models.fetch_all([name]),
+    ):
+        with pytest.raises(AssetError, match=r"'smolm2'.*smollm2, minilm, g2p"):
+            ask("smolm2")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_asset_is_cached_and_sound(name):
+    assert models.verify(describe(name)) == []
+    assert fetching.fetch(describe(name), nothing_to_do) == catalogue.cache_folder() / name
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
+    assert catalogue.cache_folder() == tmp_path
+    monkeypatch.setenv("COURSE_CACHE", "~/somewhere")
+    assert catalogue.cache_folder() == Path.home() / "somewhere"
+    monkeypatch.delenv("COURSE_CACHE")
+    assert catalogue.cache_folder().name == "llms-measured"
+
+
+def test_decoder_embeddings_are_tied(smollm2):
+    model, _ = smollm2
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    folder = catalogue.cache_folder() / "smollm2-transformers"
+    assert "lm_head.weight" not in load_file(folder / "model.safetensors")

@@ -1,0 +1,198 @@
+"""Plausible wrong versions of course_utils.prompting.retrieval."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+from planting import Bug, originals
+
+from course_utils.prompting import retrieval
+
+right = originals("prompting.retrieval")
+
+
+def chunk_words_without_overlap(text, *, size=120, overlap=20, source=""):
+    return right["chunk_words"](text, size=size, overlap=0, source=source)
+
+
+def chunk_words_without_the_rest(text, *, size=120, overlap=20, source=""):
+    passages = right["chunk_words"](text, size=size, overlap=overlap, source=source)
+    return [p for p in passages if len(p.text.split()) == size]
+
+
+def chunk_blocks_as_windows(text, *, size=120, source=""):
+    return right["chunk_words"](text, size=size, overlap=0, source=source)
+
+
+def chunk_blocks_one_each(text, *, size=120, source=""):
+    blocks = [text[start:end] for start, end in right["_blocks"](text)]
+    return [retrieval.Passage(b, source, (at := text.index(b)), at + len(b)) for b in blocks]
+
+
+def tokenize_with_capitals(text, *, drop=()):
+    return [word for word in right["_WORD"].findall(text) if word not in drop]
+
+
+def tokenize_at_spaces(text, *, drop=()):
+    return [word for word in text.lower().split() if word not in drop]
+
+
+def bm25_scores_without_length(query, documents, *, k1=1.5, b=0.75, variant="lucene"):
+    return right["bm25_scores"](query, documents, k1=k1, b=0, variant=variant)
+
+
+def bm25_scores_without_saturation(query, documents, *, k1=1.5, b=0.75, variant="lucene"):
+    idf = right["idf"](Counter(w for d in documents for w in set(d)), len(documents), variant)
+    return [sum(idf.get(w, 0) * list(d).count(w) for w in query) for d in documents]
+
+
+def bm25_scores_of_distinct_words(query, documents, **options):
+    return right["bm25_scores"](list(dict.fromkeys(query)), documents, **options)
+
+
+def bm25_scores_always_scaled(query, documents, *, k1=1.5, b=0.75, variant="lucene"):
+    scale = k1 + 1 if variant == "lucene" else 1
+    plain = right["bm25_scores"](query, documents, k1=k1, b=b, variant=variant)
+    return [scale * score for score in plain]
+
+
+def idf_without_halves(containing, n_documents, variant):
+    return {word: math.log1p((n_documents - n) / n) for word, n in containing.items()}
+
+
+def idf_by_occurrences_of_words(containing, n_documents, variant):
+    total = sum(containing.values())
+    return {word: math.log1p((total - n + 0.5) / (n + 0.5)) for word, n in containing.items()}
+
+
+def idf_negative(containing, n_documents, variant):
+    odds = {word: (n_documents - n + 0.5) / (n + 0.5) for word, n in containing.items()}
+    return {w: math.log1p(x) if variant == "lucene" else math.log(x) for w, x in odds.items()}
+
+
+class BM25AddsOnce(retrieval.BM25):
+    def scores(self, query):
+        return super().scores(list(dict.fromkeys(query)))
+
+
+class BM25FindsEverything(retrieval.BM25):
+    def search(self, query, k=10):
+        scores = self.scores(query)
+        return [retrieval.Hit(i, scores[i]) for i in right["top_k"](scores, k).tolist()]
+
+
+def top_k_unsorted(scores, k, *, above=-math.inf):
+    return np.sort(right["top_k"](scores, k, above=above))
+
+
+def top_k_ties_from_the_end(scores, k, *, above=-math.inf):
+    order = np.argsort(scores, kind="stable")[::-1]
+    return order[scores[order] > above][:k]
+
+
+def top_k_lowest(scores, k, *, above=-math.inf):
+    return right["top_k"](-scores, k)
+
+
+def mean_pool_with_padding(hidden, mask):
+    return hidden.mean(1)
+
+
+def mean_pool_divided_by_all(hidden, mask):
+    return (hidden * mask.unsqueeze(-1)).mean(1)
+
+
+def mean_pool_first_token(hidden, mask):
+    return hidden[:, 0]
+
+
+def embedder_in_sorted_order(model, tokenizer, *, batch_size=16, max_length=256):
+    embed = right["embedder"](model, tokenizer, batch_size=batch_size, max_length=max_length)
+    return lambda texts: embed(sorted(texts, key=len, reverse=True))
+
+
+def embedder_of_any_length(model, tokenizer, *, batch_size=16, max_length=256):
+    return right["embedder"](model, tokenizer, batch_size=batch_size, max_length=10_000)
+
+
+def reciprocal_rank_fusion_from_zero(rankings, *, k=60):
+    return right["reciprocal_rank_fusion"](rankings, k=k - 1 if k >= 1 else k)
+
+
+def reciprocal_rank_fusion_best_place(rankings, *, k=60):
+    scores: dict = {}
+    for ranking in rankings:
+        for rank, item in enumerate(ranking, start=1):
+            scores[item] = max(scores.get(item, 0), 1 / (k + rank))
+    return sorted(scores.items(), key=lambda pair: -pair[1])
+
+
+def reciprocal_rank_fusion_unsorted(rankings, *, k=60):
+    return sorted(right["reciprocal_rank_fusion"](rankings, k=k), key=lambda pair: str(pair[0]))
+
+
+BUGS = [
+    Bug("chunk_words", "windows do not overlap", chunk_words_without_overlap),
+    Bug("chunk_words", "the short window at the end is lost", chunk_words_without_the_rest),
+    Bug("chunk_blocks", "cuts through blocks", chunk_blocks_as_windows),
+    Bug("chunk_blocks", "does not pack blocks together", chunk_blocks_one_each),
+    Bug("tokenize", "keeps capitals", tokenize_with_capitals),
+    Bug("tokenize", "leaves punctuation on words", tokenize_at_spaces),
+    Bug(
+        "bm25_scores",
+        "ignores the document's length",
+        bm25_scores_without_length,
+        exercise="12.bm25_scores",
+    ),
+    Bug(
+        "bm25_scores",
+        "grows with every repetition",
+        bm25_scores_without_saturation,
+        exercise="12.bm25_scores",
+    ),
+    Bug(
+        "bm25_scores",
+        "counts a repeated query word once",
+        bm25_scores_of_distinct_words,
+        exercise="12.bm25_scores",
+    ),
+    Bug(
+        "bm25_scores",
+        "scales the wrong variant by k1 + 1",
+        bm25_scores_always_scaled,
+        exercise="12.bm25_scores",
+    ),
+    Bug("idf", "leaves out the halves", idf_without_halves, tests="bm25_scores"),
+    Bug("idf", "counts words, not documents", idf_by_occurrences_of_words, tests="bm25_scores"),
+    Bug("idf", "lets frequent words count against", idf_negative, tests="bm25_scores"),
+    Bug("BM25", "counts a repeated query word once", BM25AddsOnce, tests="bm25_class"),
+    Bug("BM25", "returns documents without the words", BM25FindsEverything, tests="bm25_search"),
+    Bug("top_k", "does not sort", top_k_unsorted),
+    Bug("top_k", "prefers the later of equal scores", top_k_ties_from_the_end),
+    Bug("top_k", "takes the lowest", top_k_lowest),
+    Bug("mean_pool", "averages over padding", mean_pool_with_padding),
+    Bug("mean_pool", "divides by all positions", mean_pool_divided_by_all),
+    Bug("mean_pool", "takes the first token", mean_pool_first_token),
+    Bug("embedder", "returns the order of lengths", embedder_in_sorted_order),
+    Bug("embedder", "does not cut long texts", embedder_of_any_length),
+    Bug(
+        "reciprocal_rank_fusion",
+        "counts ranks from zero",
+        reciprocal_rank_fusion_from_zero,
+        exercise="12.reciprocal_rank_fusion",
+    ),
+    Bug(
+        "reciprocal_rank_fusion",
+        "takes the best place",
+        reciprocal_rank_fusion_best_place,
+        exercise="12.reciprocal_rank_fusion",
+    ),
+    Bug(
+        "reciprocal_rank_fusion",
+        "does not sort by score",
+        reciprocal_rank_fusion_unsorted,
+        exercise="12.reciprocal_rank_fusion",
+    ),
+]

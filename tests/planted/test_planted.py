@@ -1,0 +1,154 @@
+"""Each planted bug must make its module's own tests fail, and its exercise's check complain."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from planting import Bug
+
+from course_utils import exercises
+
+# These say that the wrong version does not even run: it proves nothing about the tests.
+NOT_A_FINDING = (TypeError, NameError, AttributeError, ImportError, SyntaxError)
+
+REAL_MODELS = {"smollm2", "minilm"}  # fixtures
+
+HERE = Path(__file__).parent
+
+
+def planted(file: Path) -> list[Bug]:
+    """The bugs of one file beside this one, which is found by its place and not registered."""
+    spec = importlib.util.spec_from_file_location(f"planted_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.BUGS
+
+
+PLANTED = {
+    ".".join(file.relative_to(HERE).with_suffix("").parts): planted(file)
+    for file in sorted(HERE.rglob("*.py"))
+    if file != Path(__file__)
+}
+
+
+def tests_of(module: str) -> Path:
+    """The file of a module's tests: tests/<part>/test_<module>.py."""
+    *part, name = module.split(".")
+    return HERE.parent.joinpath(*part, f"test_{name}.py")
+
+
+class Plant:
+    """A pytest plugin: puts the wrong version in place once the tests are collected."""
+
+    def __init__(self, module: str, bug: Bug | None, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.module, self.bug, self.monkeypatch = module, bug, monkeypatch
+        self.failures: list[BaseException] = []
+        self.ran = 0
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Leave out what is slow: the bugs must be found by tests that take milliseconds."""
+        items[:] = [
+            item
+            for item in items
+            if not REAL_MODELS & set(item.fixturenames)
+            and not any(item.get_closest_marker(name) for name in ("slow", "network", "gpu"))
+        ]
+
+    def pytest_collection_finish(self) -> None:
+        if self.bug is None:
+            return
+        home = importlib.import_module(f"course_utils.{self.module}")
+        right = getattr(home, self.bug.function)
+        for module in _importers(self.module):
+            for name in [name for name, value in vars(module).items() if value is right]:
+                self.monkeypatch.setattr(module, name, self.bug.wrong)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item, call: pytest.CallInfo) -> Iterator[Any]:
+        if call.when == "call":
+            self.ran += 1
+            if call.excinfo and not call.excinfo.errisinstance(pytest.skip.Exception):
+                self.failures.append(call.excinfo.value)
+        return (yield)
+
+
+def _importers(module: str) -> list[ModuleType]:
+    """The package, the module's tests and what they share: wherever the function is known."""
+    homes = {tests_of(module), *HERE.parent.joinpath("support").glob("*.py")}
+    homes.add(tests_of(module).with_name("conftest.py"))
+    return [
+        found
+        for name, found in list(sys.modules.items())
+        if name.split(".")[0] == "course_utils"
+        or Path(getattr(found, "__file__", None) or "x") in homes
+    ]
+
+
+def run(module: str, bug: Bug | None, selection: str, monkeypatch: pytest.MonkeyPatch) -> Plant:
+    """Run the module's own tests with the bug in place, up to the first failure."""
+    plant = Plant(module, bug, monkeypatch)
+    arguments = [
+        str(tests_of(module)),
+        "-x",
+        "-q",
+        "--tb=no",
+        f"-k={selection}",
+        *("-p", "no:cacheprovider"),
+        *("-p", "no:xdist"),
+        *("-p", "no:unraisableexception"),  # it collects garbage for half a second at the end
+        *("-W", "ignore"),
+    ]
+    pytest.main(arguments, plugins=[plant])
+    return plant
+
+
+def causes(error: BaseException) -> list[BaseException]:
+    """The error itself, or those that hypothesis found together."""
+    if isinstance(error, BaseExceptionGroup):
+        return [cause for inner in error.exceptions for cause in causes(inner)]
+    return [error]
+
+
+@pytest.mark.parametrize(
+    ("module", "bug"),
+    [
+        pytest.param(module, bug, id=f"{module}.{bug.function}: {bug.description}")
+        for module, bugs in PLANTED.items()
+        for bug in bugs
+    ],
+)
+def test_bug_is_found_by_the_modules_tests(module, bug, monkeypatch):
+    plant = run(module, bug, bug.selection, monkeypatch)
+    assert plant.ran, f"no test of {module} is selected by {bug.selection!r}"
+    assert plant.failures, f"{plant.ran} tests passed although {bug.function} {bug.description}"
+    for cause in causes(plant.failures[0]):
+        assert not isinstance(cause, NOT_A_FINDING), f"the wrong version does not run: {cause!r}"
+
+
+@pytest.mark.parametrize("module", PLANTED)
+def test_selected_tests_pass_without_a_bug(module, monkeypatch):
+    """Otherwise a broken test, or the way it is run here, would count as a finding."""
+    for selection in sorted({bug.selection for bug in PLANTED[module]}):
+        plant = run(module, None, selection, monkeypatch)
+        assert plant.ran
+        assert not plant.failures, plant.failures[0]
+
+
+@pytest.mark.parametrize(
+    "bug",
+    [
+        pytest.param(bug, id=f"{bug.exercise}: {bug.description}")
+        for bugs in PLANTED.values()
+        for bug in bugs
+        if bug.exercise
+    ],
+)
+def test_bug_is_rejected_by_the_exercise(bug):
+    problem = exercises.first_problem(exercises.find(bug.exercise), bug.wrong)
+    assert problem, f"check({bug.exercise!r}, …) accepts a version that {bug.description}"

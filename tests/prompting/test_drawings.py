@@ -1,0 +1,26 @@
+"""Figures of prompting come out as one picture, and traces masked."""
+
+from __future__ import annotations
+
+from pictures import is_picture
+
+from course_utils.prompting import drawings
+from course_utils.prompting.reasoning import Step, Trace
+
+
+def test_pipeline_is_one_picture(shown):
+    drawings.pipeline({"question": "Who?", "answer": "a name " * 20, "nothing": ""}, title="t")
+    assert len(shown) == 1
+    assert is_picture(shown[0])
+
+
+def test_trace_masks_all_that_a_model_wrote(shown):
+    steps = (Step("thought", "I look <b>⟨here⟩</b>."), Step("action", "search[x]"))
+    drawings.show_trace(Trace("42", "answered", steps), title="One question & its steps")
+    drawings.show_trace(Trace(None, "step limit", steps), title="No answer")
+    for output, end in zip(shown, ("answered: 42", "step limit"), strict=True):
+        for text in output.values():
+            assert text.count("⟨") == text.count("⟩") == 1
+            assert end in text[text.index("⟨") : text.index("⟩")]
+    assert "&lt;b&gt;" in shown[0]["text/html"]
+    assert "One question &amp; its steps" in shown[0]["text/html"]

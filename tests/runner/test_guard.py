@@ -1,0 +1,313 @@
+"""The guard on the committed notebooks, and the proof that it turns red.
+
+`course check` compares every committed output with a fresh run. Here: the notebooks are in the form
+that makes this possible, an altered output or a broken helper is noticed, and little is exempt.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import toy_course
+from toy_course import COST, PARAMETERS, ROOT
+
+from course_utils.runner import canonical, guard, notebooks, opening, readme, record
+
+PATHS = notebooks.all_notebooks(ROOT)
+each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+PATTERNS = guard.sanitizer(ROOT)
+MASKED = re.compile("|".join(PATTERNS))
+
+
+# ── the form of the notebooks ───────────────────────────────────────────────────────────────────
+
+
+@each_notebook
+@pytest.mark.parametrize("tag", ["badge", "cost", "bootstrap", "parameters"])
+def test_the_opening_is_complete(path: Path, tag: str) -> None:
+    notebook = notebooks.load(path)
+    assert notebooks.tagged(notebook, tag), f"no cell tagged {tag!r}"
+    if tag == "parameters":
+        assert {"PROFILE", "SEED"} <= set(notebooks.parameters_of(notebook))
+
+
+def test_badges_colab_cells_and_readme_are_current() -> None:
+    assert opening.stale(ROOT) == [], "run: course badges"
+    assert not readme.is_stale(ROOT), "run: course badges"
+
+
+@each_notebook
+def test_the_file_is_as_recorded(path: Path) -> None:
+    notebook = notebooks.load(path)
+    assert notebook["metadata"].get("course"), "never recorded; run: course record"
+    assert canonical.canonical(notebook) == path.read_text(encoding="utf-8"), "run: course record"
+
+
+@each_notebook
+def test_every_cell_has_run_without_error_or_warning(path: Path) -> None:
+    for number, cell in enumerate(notebooks.code_cells(notebooks.load(path)), start=1):
+        assert notebooks.source_of(cell).strip(), f"code cell {number} is empty"
+        assert cell["execution_count"] == number
+        kinds = {output.get("name") or output["output_type"] for output in cell["outputs"]}
+        assert not kinds & {"stderr", "error"}, f"In [{number}]"
+
+
+@each_notebook
+def test_only_live_widgets_are_exempt(path: Path) -> None:
+    cells = notebooks.code_cells(notebooks.load(path))
+    exempt = [c for c in cells if guard.EXEMPTING_TAGS & set(notebooks.tags_of(c))]
+    print(f"{path.stem}: {len(exempt)} of {len(cells)} code cells are not compared")
+    for cell in exempt:
+        assert re.search(r"widget|interact|explor", notebooks.source_of(cell), re.IGNORECASE), (
+            "only a live widget may be exempt from the guard"
+        )
+
+
+# ── an altered output ───────────────────────────────────────────────────────────────────────────
+
+
+def _texts(output: dict) -> list[tuple[dict, str]]:
+    """The places in an output that hold compared text: (dictionary, key)."""
+    if output["output_type"] == "stream":
+        return [(output, "text")]
+    data = output.get("data", {})
+    return [(data, kind) for kind in data if kind not in guard.NOT_COMPARED]
+
+
+def _alter(text: str, inside: bool) -> str | None:
+    """Change one letter or digit, inside ⟨…⟩ or outside; None when there is none."""
+    for match in re.finditer(r"[A-Za-z0-9]", text):
+        masked = any(m.start() < match.start() < m.end() for m in MASKED.finditer(text))
+        if masked is inside:
+            other = "x" if match[0] != "x" else "y"
+            return text[: match.start()] + other + text[match.end() :]
+    return None
+
+
+def _alterations(cell: dict, inside: bool) -> list[dict]:
+    """Copies of a cell, in each of which one compared text is altered."""
+    altered = []
+    places = [(i, j) for i, o in enumerate(cell["outputs"]) for j in range(len(_texts(o)))]
+    for i, j in places:
+        twin = copy.deepcopy(cell)
+        holder, key = _texts(twin["outputs"][i])[j]
+        if isinstance(holder[key], str) and (new := _alter(holder[key], inside)):
+            holder[key] = new
+            altered.append(twin)
+    return altered
+
+
+def _compared(path: Path) -> list[dict]:
+    cells = notebooks.code_cells(notebooks.joined(notebooks.load(path)))
+    return [cell for cell in cells if not guard.EXEMPTING_TAGS & set(notebooks.tags_of(cell))]
+
+
+@each_notebook
+def test_every_altered_output_is_noticed(path: Path) -> None:
+    altered = 0
+    for cell in _compared(path):
+        assert guard.difference(cell, cell, PATTERNS) == ""
+        for twin in _alterations(cell, inside=False):
+            altered += 1
+            assert guard.difference(twin, cell, PATTERNS), notebooks.source_of(cell)
+        for output in cell["outputs"]:
+            if _texts(output):
+                fewer = {**cell, "outputs": [o for o in cell["outputs"] if o is not output]}
+                assert guard.difference(fewer, cell, PATTERNS), notebooks.source_of(cell)
+    assert altered, "nothing in this notebook is compared"
+
+
+@each_notebook
+def test_a_measured_value_may_change(path: Path) -> None:
+    for cell in _compared(path):
+        for twin in _alterations(cell, inside=True):
+            assert guard.difference(twin, cell, PATTERNS) == "", notebooks.source_of(cell)
+
+
+# ── the guard at work, on a notebook made for it ────────────────────────────────────────────────
+
+# Breaks one function of a module in whatever process imports it, kernels among them. The wrong
+# version has the name and the source of the right one: only what it computes differs.
+BREAKER = """
+import importlib.abc, importlib.util, sys
+
+class Breaker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != {module!r}:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        right = spec.loader.exec_module
+        def wrong(module):
+            right(module)
+            exec({code!r}, module.__dict__)
+        spec.loader.exec_module = wrong
+        return spec
+
+sys.meta_path.insert(0, Breaker())
+"""
+TOP_P_ONE_TOO_FEW = """
+import functools
+_right = top_p
+@functools.wraps(_right)
+def top_p(logits, p):
+    kept = _right(logits, p)
+    infinite = float("inf")
+    least = kept.masked_fill(kept == -infinite, infinite).argmin(-1, keepdim=True)
+    fewer = kept.scatter(-1, least, -infinite)
+    return fewer if (fewer > -infinite).any() else kept
+"""
+LSTM_THAT_NEVER_FORGETS = """
+import functools
+_right = lstm_step
+@functools.wraps(_right)
+def lstm_step(x, state, w_ih, w_hh, b_ih, b_hh):
+    i, f, g, o = b_ih.chunk(4)
+    return _right(x, state, w_ih, w_hh, torch.cat([i, f + 50, g, o]), b_hh)
+"""
+DECODER_WITHOUT_TRIANGLE = """
+_right = DecoderBlock.forward
+def _blind(self, x, **seen):
+    return _right(self, x, **{**seen, "causal": False})
+DecoderBlock.forward = _blind
+"""
+WEIGHTS_WITHOUT_SCALE = """
+import functools
+_right = attention_weights
+@functools.wraps(_right)
+def attention_weights(q, k, mask=None, *, scale=None, bias=None):
+    return _right(q, k, mask, bias=bias)
+"""
+BM25_WITHOUT_LENGTH = """
+import functools
+_right = bm25_scores
+@functools.wraps(_right)
+def bm25_scores(query, documents, *, k1=1.5, b=0.75, variant="lucene"):
+    return _right(query, documents, k1=k1, b=0.0, variant=variant)
+"""
+PROMPT_WITH_SHOTS_REVERSED = """
+import functools
+_right = plain_prompt
+@functools.wraps(_right)
+def plain_prompt(text, shots=(), **options):
+    return _right(text, list(shots)[::-1], **options)
+"""
+FURTHER_EXAMPLES_KEPT = """
+own_part = str.strip
+"""
+
+NUCLEUS = (
+    "import torch\n"
+    "from course_utils.claims import measured\n"
+    "from course_utils.inference.processors import top_p\n"
+    "logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()\n"
+    "print('tokens kept:', int((top_p(logits, 0.9) > -torch.inf).sum()))\n"
+    "print('largest logit', measured(logits.max()))"
+)
+
+
+def _broken(folder: Path, module: str, code: str) -> dict[str, str]:
+    """The environment in which a function is broken."""
+    folder.mkdir(exist_ok=True)
+    text = BREAKER.format(module=module, code=code)
+    (folder / "sitecustomize.py").write_text(text, encoding="utf-8")
+    return {"PYTHONPATH": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def nucleus(tmp_path_factory) -> Path:
+    """A recorded notebook that uses a helper."""
+    root = tmp_path_factory.mktemp("guard")
+    toy_course.make(root, n00_nucleus=toy_course.notebook("# N", COST, PARAMETERS, NUCLEUS))
+    assert record.record([], root=root) == 0
+    return root / "notebooks" / "00_nucleus.ipynb"
+
+
+def test_the_guard_is_green_on_an_unchanged_notebook_and_red_on_an_altered_one(
+    nucleus: Path,
+) -> None:
+    altered = nucleus.with_name("01_altered.ipynb")
+    text = nucleus.read_text(encoding="utf-8")
+    assert "tokens kept: 3" in text
+    altered.write_text(text.replace("tokens kept: 3", "tokens kept: 4"), encoding="utf-8")
+    done = toy_course.course(ROOT, "check", str(nucleus), str(altered))
+    assert done.returncode == 1
+    assert "3 passed" in done.stdout  # two cells of the one, the first of the other
+    assert "1 failed" in done.stdout
+    assert "Cell outputs differ" in done.stdout
+    assert "tokens kept: 4" in done.stdout
+
+
+def test_the_guard_is_green_when_a_measured_value_differs(nucleus: Path) -> None:
+    other = nucleus.with_name("02_other.ipynb")
+    text = nucleus.read_text(encoding="utf-8")
+    changed = re.sub("⟨[^⟩]*⟩", "⟨another⟩", text)
+    assert changed != text
+    other.write_text(changed, encoding="utf-8")
+    done = toy_course.course(ROOT, "check", str(other))
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_guard_is_red_when_a_helper_breaks(nucleus: Path, tmp_path: Path) -> None:
+    environment = _broken(tmp_path / "site", "course_utils.inference.processors", TOP_P_ONE_TOO_FEW)
+    done = toy_course.course(ROOT, "check", str(nucleus), **environment)
+    assert done.returncode == 1
+    assert "Cell outputs differ" in done.stdout
+    assert "+ tokens kept: 2" in done.stdout or "tokens kept: 2" in done.stdout
+
+
+# ── the guard at work, on the real notebooks ────────────────────────────────────────────────────
+
+# notebook: module, how it is broken, and a word of the cell that must turn red
+BREAKS = {
+    "01_recurrent_networks": (
+        "course_utils.architectures.cells",
+        LSTM_THAT_NEVER_FORGETS,
+        "cell after step",
+    ),
+    "02_attention": ("course_utils.architectures.attention", WEIGHTS_WITHOUT_SCALE, "kitten"),
+    "03_transformer_families": (
+        "course_utils.architectures.decoder",
+        DECODER_WITHOUT_TRIANGLE,
+        "A1a",
+    ),
+    "09_decoding": ("course_utils.inference.processors", TOP_P_ONE_TOO_FEW, "top_p"),
+    "10_prompting": ("course_utils.prompting.prompts", PROMPT_WITH_SHOTS_REVERSED, "lovely day"),
+    "11_reasoning_and_acting": (
+        "course_utils.prompting.reasoning",
+        FURTHER_EXAMPLES_KEPT,
+        "And now",
+    ),
+    "12_retrieval_augmented_generation": (
+        "course_utils.prompting.retrieval",
+        BM25_WITHOUT_LENGTH,
+        "largest difference",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_broken_helper_turns_its_notebook_red(name: str, tmp_path: Path) -> None:
+    path = ROOT / "notebooks" / f"{name}.ipynb"
+    if not path.exists():
+        pytest.skip(f"{name} is not there yet")
+    module, code, word = BREAKS[name]
+    environment = _broken(tmp_path / "site", module, code)
+    # --exitfirst: the first red cell is enough, and what comes after takes minutes.
+    command = [sys.executable, "-m", "pytest", "--nbval", "--exitfirst", "--quiet", "--color=no"]
+    done = subprocess.run(
+        [*command, str(path)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stdout
+    assert word in done.stdout
