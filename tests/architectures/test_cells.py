@@ -23,7 +23,6 @@ from torch import nn
 
 from course_utils import models
 from course_utils.architectures import cells, recurrent
-from course_utils.architectures.gradient_flow import gradient_flow
 from course_utils.architectures.seq2seq import RecurrentSeq2Seq, load_g2p_weights
 
 CELLS = {"rnn": nn.RNNCell, "gru": nn.GRUCell, "lstm": nn.LSTMCell}
@@ -101,37 +100,6 @@ def test_autocast_keeps_the_states_precision():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs, _ = layer(x.bfloat16())
     torch.testing.assert_close(outputs, layer(x.bfloat16().float())[0])
-
-
-@pytest.mark.parametrize(
-    ("kind", "part"), [("rnn", "h"), ("gru", "h"), ("lstm", "h"), ("lstm", "c")]
-)
-def test_flow_is_autograds(kind, part):
-    """The product of Jacobians against autograd through the whole unrolled sequence."""
-    layer = recurrent.Recurrent(kind, D_IN, D_HIDDEN).double()
-    weights = tuple(w.detach() for w in layer.weights())
-    x = torch.randn(5, D_IN, dtype=torch.double)
-    state = first_state(kind, D_HIDDEN)
-    state = tuple(s.double() for s in state) if kind == "lstm" else state.double()
-    flow = gradient_flow(kind, x, weights, state, part)
-    for t in (0, 3):
-        before = cells.run_plain(kind, x[:t], weights, state)[1] if t else state
-
-        def last_of(value, before=before, t=t):
-            start = (
-                value
-                if kind != "lstm"
-                else (value, before[1])
-                if part == "h"
-                else (before[0], value)
-            )
-            end = cells.run_plain(kind, x[t:], weights, start)[1]
-            return end if kind != "lstm" else end[0 if part == "h" else 1]
-
-        value = before if kind != "lstm" else before[0 if part == "h" else 1]
-        jacobian = torch.autograd.functional.jacobian(last_of, value)
-        torch.testing.assert_close(flow[t], torch.linalg.matrix_norm(jacobian, ord=2))
-    assert flow[-1] == 1
 
 
 def test_attention_weights():

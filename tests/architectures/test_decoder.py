@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
 from transformer_inputs import (
     EXACT,
     LLAMAS,
+    NORMS_ROUNDED,
     SOME,
     WORDS,
     close,
     decoder_on,
     llama,
     same_gradients,
-    seq2seq_batch,
-    t5,
 )
 
 from course_utils.architectures.attention import probed
-from course_utils.architectures.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from course_utils.architectures.kv_cache import KVCache
-from course_utils.architectures.pretrained import load_llama_weights, load_t5_weights, t5_config
-
-# transformers' RMSNorm computes in 32 bits (6e-8 of a number) even where the rest has 64.
-NORMS_ROUNDED = 2e-6
+from course_utils.architectures.pretrained import (
+    load_llama_weights,
+)
 
 
 @torch.no_grad()
@@ -84,73 +83,6 @@ def test_attention_maps_of_the_decoder():
         torch.testing.assert_close(got, expected.double(), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("form", ["relu", "gated-gelu"])
-@pytest.mark.parametrize("target_padding", [False, True])
-def test_encoder_decoder_is_t5s(form, target_padding):
-    """Logits and every gradient; distances beyond the last bucket; heads not d_model/n_heads."""
-    ours, theirs = t5(feed_forward_proj=form)
-    source, mask, target = seq2seq_batch()
-    target_mask = (
-        (torch.arange(12) < torch.tensor([[12], [5], [2]])).long() if target_padding else None
-    )
-    got = ours(source, target, mask, target_mask)
-    expected = theirs(
-        input_ids=source,
-        attention_mask=mask,
-        decoder_input_ids=target,
-        decoder_attention_mask=target_mask,
-        use_cache=False,
-    ).logits
-    real = torch.ones(3, 12, dtype=torch.bool) if target_mask is None else target_mask.bool()
-    close(got[real], expected[real], NORMS_ROUNDED)
-    grad = torch.randn_like(got[real])
-    got[real].backward(grad)
-    expected[real].backward(grad)
-    same_gradients(ours, theirs, load_t5_weights, NORMS_ROUNDED)
-
-
-def test_untied_encoder_decoder_is_t5s():
-    """T5 v1.1: a table of its own for the output, and no scaling before it."""
-    _, theirs = t5(feed_forward_proj="gated-gelu")
-    theirs.config.scale_decoder_outputs = False
-    theirs.lm_head.weight = nn.Parameter(torch.randn(40, 24).double())
-    untied = EncoderDecoder(t5_config(theirs.config.to_dict())).double().eval()
-    assert not untied.sizes.tied
-    load_t5_weights(untied, theirs.state_dict())
-    source, mask, target = seq2seq_batch()
-    expected = theirs(input_ids=source, attention_mask=mask, decoder_input_ids=target).logits
-    close(untied(source, target, mask), expected, NORMS_ROUNDED)
-
-
-@pytest.mark.parametrize("use_cache", [True, False])
-@torch.no_grad()
-def test_encoder_decoder_writes_what_t5_writes(use_cache):
-    ours, theirs = t5(mean=0.0, feed_forward_proj="relu")
-    source, mask, _ = seq2seq_batch()
-    got = ours.greedy(source, mask, start=0, stop=1, max_new=20, use_cache=use_cache)
-    written = theirs.generate(
-        input_ids=source, attention_mask=mask, max_new_tokens=20, do_sample=False, num_beams=1
-    )[:, 1:].tolist()
-    for row, expected in zip(got, written, strict=True):
-        assert row == (expected[: expected.index(1)] if 1 in expected else expected)
-    assert len({tuple(row) for row in got}) == 3  # the source matters
-    assert min(map(len, got)) < 20 == max(map(len, got))  # one row stops, others do not
-
-
-def seq2seq_on(source, target, mask=None):
-    sizes = EncoderDecoderConfig(20, d_model=8, n_heads=2, n_layers=1, d_ff=8)
-    return EncoderDecoder(sizes)(source, target, mask)
-
-
-def test_bad_ids_of_the_encoder_decoder():
-    with pytest.raises(TypeError, match="source ids are"):
-        seq2seq_on(SOME.float(), SOME)
-    with pytest.raises(ValueError, match="target ids have shape"):
-        seq2seq_on(SOME, SOME[:, :0])
-    with pytest.raises(ValueError, match="mask has shape"):
-        seq2seq_on(SOME, SOME, SOME[:, :2])
-
-
 def test_a_cache_counts_towards_the_limit():
     cache = KVCache(1)
     decoder_on(SOME, cache=cache)
@@ -158,3 +90,58 @@ def test_a_cache_counts_towards_the_limit():
         decoder_on(SOME, cache=cache)
     with pytest.raises(ValueError, match=r"these ids need \(2, 5\)"):
         decoder_on(SOME[:, :1], torch.ones(2, 1), cache)
+
+
+@torch.no_grad()
+def test_smollm2_speaks_token_for_token(smollm2, our_smollm2):
+    """Cached greedy text is transformers', one by one and as a batch padded on the left."""
+    theirs, tokenizer = smollm2
+    alone = []
+    for text in WORDS:
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        expected = theirs.generate(ids, max_new_tokens=16, do_sample=False, eos_token_id=None)
+        alone.append(our_smollm2.greedy(ids, max_new=16)[0])
+        assert alone[-1] == expected[0, ids.shape[1] :].tolist(), text
+    batch = tokenizer(WORDS, return_tensors="pt", padding=True, padding_side="left")
+    assert our_smollm2.greedy(batch.input_ids, batch.attention_mask, max_new=16) == alone
+
+
+@torch.no_grad()
+def test_left_padding_changes_nothing():
+    """Padding takes no position, with and without a cache."""
+    ours, _ = llama("grouped")
+    ids = torch.randint(40, (1, 6))
+    padded, mask = F.pad(ids, (4, 0)), F.pad(torch.ones_like(ids), (4, 0))
+    torch.testing.assert_close(ours(padded, mask)[:, 4:], ours(ids), **EXACT)
+    for use_cache in (True, False):
+        written = ours.greedy(padded, mask, max_new=8, use_cache=use_cache)
+        assert written == ours.greedy(ids, max_new=8)
+
+
+def test_the_future_is_invisible():
+    """∂logits_i/∂embedding_j is exactly 0 for j > i, and not 0 for j ≤ i."""
+    ours, _ = llama()
+    ids = torch.arange(6).unsqueeze(0)
+    embedded = ours.tokens(ids).detach().requires_grad_()
+    ours.tokens.forward = lambda _: embedded
+    logits = ours(ids)
+    for i in range(6):
+        (grad,) = torch.autograd.grad(logits[0, i].square().sum(), embedded, retain_graph=True)
+        assert (grad[0, i + 1 :] == 0).all()
+        assert (grad[0, : i + 1].abs().sum(-1) > 0).all()
+
+
+def test_without_the_triangle_every_token_sees_every_other():
+    """The same weights, not `causal`: future tokens have a gradient too, padding still has none."""
+    ours, _ = llama()
+    ours.sizes = replace(ours.sizes, causal=False)
+    ids, mask = torch.arange(6).unsqueeze(0), torch.tensor([[1, 1, 1, 1, 1, 0]])
+    embedded = ours.tokens(ids).detach().requires_grad_()
+    ours.tokens.forward = lambda _: embedded
+    logits = ours(ids, mask)
+    for i in range(5):
+        (grad,) = torch.autograd.grad(logits[0, i].square().sum(), embedded, retain_graph=True)
+        assert (grad[0, :5].abs().sum(-1) > 0).all()
+        assert (grad[0, 5] == 0).all()
+    with pytest.raises(ValueError, match="a cache needs causal sizes"):
+        ours(ids, cache=KVCache(2))

@@ -8,7 +8,7 @@ from pictures import is_picture
 from course_utils.architectures import drawings
 
 
-def test_turns_show_one_picture(shown):
+def test_rotations_show_one_picture(shown):
     drawings.rotations({"slow": [(1, 0), (0, 1)], "fast": [(0, 1), (-1, 0)]}, ["0", "1"], title="t")
     assert len(shown) == 1
     assert is_picture(shown[0])

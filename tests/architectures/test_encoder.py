@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformer_inputs import EXACT, SOME, bert, close, decoder_on, sentences
+from transformer_inputs import (
+    EXACT,
+    SOME,
+    bert,
+    close,
+    decoder_on,
+    same_gradients,
+    sentences,
+)
 
 from course_utils.architectures.decoder import Decoder, DecoderConfig
 from course_utils.architectures.encoder import (
@@ -16,6 +24,9 @@ from course_utils.architectures.encoder import (
 )
 from course_utils.architectures.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from course_utils.architectures.objectives import label_loss
+from course_utils.architectures.pretrained import (
+    load_bert_weights,
+)
 
 
 @torch.no_grad()
@@ -142,3 +153,19 @@ def test_sizes_that_do_not_fit(make, options, message):
     sizes = {"vocab_size": 20, "d_model": 8, "n_heads": 2, "n_layers": 1, "d_ff": 8} | options
     with pytest.raises(ValueError, match=message):
         models[make](make(**sizes))
+
+
+def test_masked_lm_is_berts():
+    """Logits and every gradient: segments, padding, the head, the tied table."""
+    ours, theirs = bert()
+    ids, segments = torch.randint(1, 40, (3, 9)), torch.randint(2, (3, 9))  # 0: no gradient there
+    mask = (torch.arange(9) < torch.tensor([[9], [4], [1]])).long()
+    got, expected = ours(ids, mask, segments), theirs(ids, mask, segments).logits
+    real = mask.bool()
+    torch.testing.assert_close(got[real], expected[real], **EXACT)
+    grad = torch.randn_like(got[real])
+    got[real].backward(grad)
+    expected[real].backward(grad)
+    # in transformers the head's bias is held twice; the copy that is used is decoder.bias
+    theirs.cls.predictions.bias.grad = theirs.cls.predictions.decoder.bias.grad
+    same_gradients(ours, theirs, load_bert_weights, 1e-10)

@@ -6,7 +6,12 @@ import math
 
 import pytest
 import torch
-from recurrent_inputs import KINDS
+from recurrent_inputs import (
+    D_HIDDEN,
+    D_IN,
+    KINDS,
+    first_state,
+)
 from torch import nn
 
 from course_utils.architectures import attention, cells, recurrent
@@ -106,3 +111,34 @@ def test_path_length_of_attention_does_not_grow(n_keys):
     keys = torch.cat([first, torch.randn(n_keys - 1, 8)])
     out = attention.attention_weights(torch.randn(1, 8), keys) @ keys
     assert path_length(out, first) == 2  # the product with the values, and cat
+
+
+@pytest.mark.parametrize(
+    ("kind", "part"), [("rnn", "h"), ("gru", "h"), ("lstm", "h"), ("lstm", "c")]
+)
+def test_flow_is_autograds(kind, part):
+    """The product of Jacobians against autograd through the whole unrolled sequence."""
+    layer = recurrent.Recurrent(kind, D_IN, D_HIDDEN).double()
+    weights = tuple(w.detach() for w in layer.weights())
+    x = torch.randn(5, D_IN, dtype=torch.double)
+    state = first_state(kind, D_HIDDEN)
+    state = tuple(s.double() for s in state) if kind == "lstm" else state.double()
+    flow = gradient_flow(kind, x, weights, state, part)
+    for t in (0, 3):
+        before = cells.run_plain(kind, x[:t], weights, state)[1] if t else state
+
+        def last_of(value, before=before, t=t):
+            start = (
+                value
+                if kind != "lstm"
+                else (value, before[1])
+                if part == "h"
+                else (before[0], value)
+            )
+            end = cells.run_plain(kind, x[t:], weights, start)[1]
+            return end if kind != "lstm" else end[0 if part == "h" else 1]
+
+        value = before if kind != "lstm" else before[0 if part == "h" else 1]
+        jacobian = torch.autograd.functional.jacobian(last_of, value)
+        torch.testing.assert_close(flow[t], torch.linalg.matrix_norm(jacobian, ord=2))
+    assert flow[-1] == 1

@@ -189,7 +189,7 @@ KNOBS = [
 
 
 @pytest.mark.parametrize(("ours", "theirs_"), KNOBS, ids=["T", "k", "p", "p_base", "all"])
-def test_sample_with_knobs_equals_generate_draw_for_draw(tiny, ours, theirs_):
+def test_sample_with_processors_equals_generate_draw_for_draw(tiny, ours, theirs_):
     """The same seed gives the same text: the distributions agree, and so does their order."""
     for seed, prompt in enumerate(prompts(4)):
         torch.manual_seed(seed)

@@ -134,7 +134,7 @@ def test_top_k_keeps_k_and_ties(logits, k):
 
 @prop
 @given(logits_(), st.integers(1, 20), st.sampled_from((8, 64)))
-def test_largest_equals_topk(logits, k, block):
+def test_topk_by_blocks_equals_topk(logits, k, block):
     k = min(k, logits.shape[-1])
     values, indices = processors.topk_by_blocks(logits, k, block)
     same(values, logits.topk(k).values)
@@ -243,7 +243,7 @@ def test_nucleus_size_adapts_where_k_does_not():
     assert processors.nucleus_size(torch.tensor([0.0, -INF]), 1) == 1
 
 
-def test_largest_worked_case():
+def test_topk_by_blocks_worked_case():
     x = torch.tensor([9.0, 8.0, 7.0, 0.0, 1.0, 2.0, 3.0, 4.0])
     values, indices = processors.topk_by_blocks(x, 3, block=2)
     assert (values.tolist(), indices.tolist()) == ([9.0, 8.0, 7.0], [0, 1, 2])
@@ -393,7 +393,7 @@ def test_broken_logits_are_refused(choose, bad):
         n=st.sampled_from((0, 2)),
     ),
 )
-def test_knobs_leave_a_distribution(case, process):
+def test_processor_leaves_a_distribution(case, process):
     """Probabilities sum to 1, shape and type stay, the input is not changed."""
     logits, ids = case
     # Blocking n-grams may forbid the whole of a small vocabulary.

@@ -127,14 +127,14 @@ def test_beam_search_applies_process_to_log_probabilities():
     assert all(len({0, 1, *c.tokens}) == 2 + len(c.tokens) for c in best)
 
 
-def test_likeliest_beats_greedy():
+def test_exact_search_beats_greedy():
     best = exact_search(chain, [0], 2)
     assert best.tokens == (2, 3)
     assert best.logprob > decoding.greedy(chain, [0], 2)[0].logprob
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_likeliest_equals_plain(seed):
+def test_exact_search_equals_plain(seed):
     table = torch.randn(5, 5, generator=torch.Generator().manual_seed(seed)) * 2
 
     def random_chain(ids):
@@ -145,13 +145,13 @@ def test_likeliest_equals_plain(seed):
     assert best.finish_reason == "length"
 
 
-def test_likeliest_weighs_short_and_long_endings_alike():
+def test_exact_search_weighs_short_and_long_endings_alike():
     best = exact_search(chain, [0], 4, stop=[3])
     assert (best.tokens, best.finish_reason) == ((2, 3), "stop")
     assert exact_search(chain, [2], 4, stop=[3]).tokens == (3,)
 
 
-def test_likeliest_refuses_to_run_away():
+def test_exact_search_refuses_to_run_away():
     with pytest.raises(
         ValueError, match=r"can still win, more than max_prefixes = 3; search fewer"
     ):
@@ -240,7 +240,7 @@ def test_beam_search_equals_generate_on_smollm2(smollm2, length_penalty):
     assert len(lengths) > 2, "every beam ran to the maximum: nothing was shown of length penalties"
 
 
-def test_likeliest_beats_greedy_and_beams_on_smollm2(smollm2):
+def test_exact_search_beats_greedy_and_beams_on_smollm2(smollm2):
     model, tokenizer = smollm2
     prompt = tokenizer("Snow is white because", return_tensors="pt").input_ids
     next_logits = CachedNextLogits(model)

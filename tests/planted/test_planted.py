@@ -37,7 +37,7 @@ PLANTED = {
 }
 
 
-def tests_of(module: str) -> Path:
+def file_of_tests(module: str) -> Path:
     """The file of a module's tests: tests/<part>/test_<module>.py."""
     *part, name = module.split(".")
     return HERE.parent.joinpath(*part, f"test_{name}.py")
@@ -46,8 +46,10 @@ def tests_of(module: str) -> Path:
 class Plant:
     """A pytest plugin: puts the wrong version in place once the tests are collected."""
 
-    def __init__(self, module: str, bug: Bug | None, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.module, self.bug, self.monkeypatch = module, bug, monkeypatch
+    def __init__(
+        self, module: str, where: str, bug: Bug | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.module, self.where, self.bug, self.monkeypatch = module, where, bug, monkeypatch
         self.failures: list[BaseException] = []
         self.ran = 0
 
@@ -65,7 +67,7 @@ class Plant:
             return
         home = importlib.import_module(f"course_utils.{self.module}")
         right = getattr(home, self.bug.function)
-        for module in _importers(self.module):
+        for module in _importers(self.where):
             for name in [name for name, value in vars(module).items() if value is right]:
                 self.monkeypatch.setattr(module, name, self.bug.wrong)
 
@@ -80,8 +82,8 @@ class Plant:
 
 def _importers(module: str) -> list[ModuleType]:
     """The package, the module's tests and what they share: wherever the function is known."""
-    homes = {tests_of(module), *HERE.parent.joinpath("support").glob("*.py")}
-    homes.add(tests_of(module).with_name("conftest.py"))
+    homes = {file_of_tests(module), *HERE.parent.joinpath("support").glob("*.py")}
+    homes.add(file_of_tests(module).with_name("conftest.py"))
     return [
         found
         for name, found in list(sys.modules.items())
@@ -90,11 +92,13 @@ def _importers(module: str) -> list[ModuleType]:
     ]
 
 
-def run(module: str, bug: Bug | None, selection: str, monkeypatch: pytest.MonkeyPatch) -> Plant:
-    """Run the module's own tests with the bug in place, up to the first failure."""
-    plant = Plant(module, bug, monkeypatch)
+def run(
+    module: str, bug: Bug | None, selection: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> Plant:
+    """Run the tests of `where` with the bug in place in the module, up to the first failure."""
+    plant = Plant(module, where, bug, monkeypatch)
     arguments = [
-        str(tests_of(module)),
+        str(file_of_tests(where)),
         "-x",
         "-q",
         "--tb=no",
@@ -124,8 +128,9 @@ def causes(error: BaseException) -> list[BaseException]:
     ],
 )
 def test_bug_is_found_by_the_modules_tests(module, bug, monkeypatch):
-    plant = run(module, bug, bug.selection, monkeypatch)
-    assert plant.ran, f"no test of {module} is selected by {bug.selection!r}"
+    where = bug.where or module
+    plant = run(module, bug, bug.selection, where, monkeypatch)
+    assert plant.ran, f"no test of {where} is selected by {bug.selection!r}"
     assert plant.failures, f"{plant.ran} tests passed although {bug.function} {bug.description}"
     for cause in causes(plant.failures[0]):
         assert not isinstance(cause, NOT_A_FINDING), f"the wrong version does not run: {cause!r}"
@@ -134,8 +139,8 @@ def test_bug_is_found_by_the_modules_tests(module, bug, monkeypatch):
 @pytest.mark.parametrize("module", PLANTED)
 def test_selected_tests_pass_without_a_bug(module, monkeypatch):
     """Otherwise a broken test, or the way it is run here, would count as a finding."""
-    for selection in sorted({bug.selection for bug in PLANTED[module]}):
-        plant = run(module, None, selection, monkeypatch)
+    for selection, where in sorted({(b.selection, b.where or module) for b in PLANTED[module]}):
+        plant = run(module, None, selection, where, monkeypatch)
         assert plant.ran
         assert not plant.failures, plant.failures[0]
 

@@ -13,7 +13,8 @@ class Bug:
     """One wrong version of a module's `function`, in tests/planted/<part>/<module>.py.
 
     `tests` is the pytest -k expression of the tests that must notice, by default the function's
-    name. Tests on real models are left out: those here must notice within a second or so.
+    name; `where` the module whose tests these are, by default its own. Tests on real models are
+    left out: those here must notice within a second or so.
     `exercise` is the id of an exercise whose check must reject the wrong version too, or "".
     """
 
@@ -21,6 +22,7 @@ class Bug:
     description: str
     wrong: Callable[..., Any]
     tests: str = ""
+    where: str = ""
     exercise: str = ""
 
     @property

@@ -6,6 +6,16 @@ import copy
 
 import torch
 from torch import nn
+from transformer_inputs import (
+    EXACT,
+    LLAMAS,
+    SOME,
+    WORDS,
+    close,
+    decoder_on,
+    llama,
+    same_gradients,
+)
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -178,3 +188,7 @@ def decoder_on(ids, mask=None, cache=None):
 
 
 SOME = torch.ones(2, 4, dtype=torch.long)
+
+
+# transformers' RMSNorm computes in 32 bits (6e-8 of a number) even where the rest has 64.
+NORMS_ROUNDED = 2e-6

@@ -50,8 +50,20 @@ BUGS = [
     Bug("rms_norm", "puts eps outside the root", rms_norm_eps_outside),
     Bug("rms_norm", "subtracts the mean", rms_norm_centred),
     Bug("rms_norm", "squares in 16 bits", rms_norm_narrow),
-    Bug("gelu_tanh", "is exact", gelu_exact, tests="t5s and gated"),
-    Bug("GatedFeedForward", "swaps gate and up", GatedFeedForwardSwapped, tests="llamas and plain"),
+    Bug(
+        "gelu_tanh",
+        "is exact",
+        gelu_exact,
+        tests="t5s and gated",
+        where="architectures.encoder_decoder",
+    ),
+    Bug(
+        "GatedFeedForward",
+        "swaps gate and up",
+        GatedFeedForwardSwapped,
+        tests="llamas and plain",
+        where="architectures.decoder",
+    ),
     Bug("rms_norm", "takes the sum", rms_norm_by_sum, exercise="03.rms_norm"),
     Bug(
         "rms_norm", "takes the mean over tokens too", rms_norm_of_everything, exercise="03.rms_norm"

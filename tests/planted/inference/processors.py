@@ -160,13 +160,13 @@ def entropy_nan(logits):
     return -(mass * mass.log()).sum(-1)
 
 
-def knobs_temperature_last(*, T=1.0, **others):
+def processor_temperature_last(*, T=1.0, **others):
     """The filters see the distribution before the temperature."""
     filters, heat = right["processor"](**others), right["processor"](T=T)
     return lambda logits, ids: heat(filters(logits, ids), ids)
 
 
-def knobs_filters_before_penalties(*, penalty=1.0, n=0, **others):
+def processor_filters_before_penalties(*, penalty=1.0, n=0, **others):
     filters, penalties = right["processor"](**others), right["processor"](penalty=penalty, n=n)
     return lambda logits, ids: penalties(filters(logits, ids), ids)
 
@@ -228,6 +228,18 @@ BUGS = [
     Bug("no_repeat_ngram", "another window lifts the ban", no_repeat_ngram_allows_once_more),
     Bug("entropy", "is in bits", entropy_in_bits),
     Bug("entropy", "is NaN where a probability is 0", entropy_nan),
-    Bug("processor", "applies the temperature last", knobs_temperature_last),
-    Bug("processor", "filters before it penalises", knobs_filters_before_penalties),
+    Bug(
+        "processor",
+        "applies the temperature last",
+        processor_temperature_last,
+        tests="with_processors",
+        where="inference.decoding",
+    ),
+    Bug(
+        "processor",
+        "filters before it penalises",
+        processor_filters_before_penalties,
+        tests="with_processors",
+        where="inference.decoding",
+    ),
 ]
