@@ -9,6 +9,13 @@ from torch import nn
 
 from course_utils.architectures import onednn
 
+SHAPES = [(2, 3), (5, 3), (2, 4, 3), (1, 3), (0, 3)]  # rows; a batch of them; one row; none
+
+
+def draw(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(*shape, generator=generator).to(dtype).requires_grad_()
+
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
@@ -93,11 +100,3 @@ def test_use_onednn_changes_no_number():
     assert onednn.use_onednn(model) == 0
     torch.testing.assert_close(model(x), before)
     assert model.state_dict().keys() == state.keys()
-
-
-SHAPES = [(2, 3), (5, 3), (2, 4, 3), (1, 3), (0, 3)]  # rows; a batch of them; one row; none
-
-
-def draw(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(sum(shape))
-    return torch.randn(*shape, generator=generator).to(dtype).requires_grad_()

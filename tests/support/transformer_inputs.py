@@ -6,16 +6,6 @@ import copy
 
 import torch
 from torch import nn
-from transformer_inputs import (
-    EXACT,
-    LLAMAS,
-    SOME,
-    WORDS,
-    close,
-    decoder_on,
-    llama,
-    same_gradients,
-)
 from transformers import (
     BertConfig,
     BertForMaskedLM,
