@@ -65,7 +65,7 @@ bench: $(INSTALLED)
 book: $(INSTALLED_BOOK)
 	@rm -rf build/book build/book-source
 	@mkdir -p build/book-source
-	@cp -R docs/. notebooks build/book-source/
+	@cp -R docs/. course_utils notebooks build/book-source/
 	@$(BIN)/python -m sphinx -W -q -b html build/book-source build/book </dev/null
 	@echo "build/book/index.html"
 

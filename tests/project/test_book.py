@@ -15,6 +15,7 @@ from course_utils.runner import canonical
 
 pytest.importorskip("myst_nb", reason="the book's own packages are installed by make book")
 pytest.importorskip("sphinx_book_theme")
+pytest.importorskip("autodoc2")
 
 # Any attempt to open a connection ends the build.
 OFFLINE = (
@@ -32,6 +33,7 @@ def test_stored_outputs_become_pages(tmp_path: Path) -> None:
     notebook["metadata"]["language_info"] = canonical.LANGUAGE
     source, site = tmp_path / "source", tmp_path / "site"
     shutil.copytree(toy_course.ROOT / "docs", source)
+    shutil.copytree(toy_course.ROOT / "course_utils", source / "course_utils")
     (source / "notebooks").mkdir()
     (source / "notebooks" / "00_a.ipynb").write_text(json.dumps(notebook))
     build = ["-W", "-q", "-b", "html", str(source), str(site)]
@@ -41,3 +43,5 @@ def test_stored_outputs_become_pages(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "spread ⟨0.5⟩" in (site / "notebooks" / "00_a.html").read_text(encoding="utf-8")
     assert "A title" in (site / "index.html").read_text(encoding="utf-8")
+    page = site / "api" / "course_utils" / "course_utils.inference.processors.html"
+    assert "Notebook 09" in page.read_text(encoding="utf-8")
