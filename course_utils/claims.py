@@ -28,16 +28,52 @@ def _shown(value: Any) -> str:
     return ", ".join(str(item) for item in items)
 
 
+def _as_measured(value: Any) -> str:
+    return str(value) if isinstance(value, Measured) else str(measured(value))
+
+
 def claim(
-    id: str, text: str, /, *, holds: Any, verdict: str = "holds", condition: str = "", **values: Any
+    id: str,
+    text: str,
+    /,
+    *,
+    holds: Any,
+    verdict: str = "holds",
+    condition: str = "",
+    timing: bool = False,
+    **values: Any,
 ) -> None:
     """State one claim of the ledger with the numbers it was measured by, or stop the notebook.
 
     `holds` is the predicate's outcome (a bool, or a numpy/torch bool of one element), `verdict`
     says what became of the course notes' sentence: "holds", "holds if" (name the `condition`) or
     "corrected". Floats among `values` are shown as measured, integers and strings exactly.
+    `timing`: the predicate compares times, which another machine measures otherwise. Verdict and
+    values are then all shown as measured, and the notebook goes on whatever came out.
     Raises ClaimFailed with the numbers when `holds` is false, ValueError for a malformed claim.
     """
+    outcome = _checked(id, holds, verdict, condition, values)
+    shown = _as_measured if timing else _shown
+    rows = {name.replace("_", " "): shown(value) for name, value in values.items()}
+    if not outcome and not timing:
+        numbers_ = "; ".join(f"{name} = {value}" for name, value in rows.items())
+        raise ClaimFailed(f"{id} does not hold: {text}. Measured: {numbers_}")
+    says = _says(outcome, verdict, condition, timing)
+    metadata = {
+        "id": id,
+        "text": text,
+        "holds": outcome,
+        "timing": timing,
+        "verdict": verdict,
+        "condition": condition,
+        "values": {name: _json_safe(plain_value(value)) for name, value in values.items()},
+    }
+    _display(id, text, says, rows, metadata)
+    _seen[id] = _table_row(id, text, says, ", ".join(f"{k} {v}" for k, v in rows.items()))
+
+
+def _checked(id: str, holds: Any, verdict: str, condition: str, values: dict) -> bool:
+    """The predicate's outcome as a bool; ValueError when any part of the claim is malformed."""
     if not _ID.fullmatch(id):
         raise ValueError(f"claim id {id!r} is not a capital letter, digits, and maybe a suffix")
     if verdict not in VERDICTS:
@@ -49,15 +85,14 @@ def claim(
     outcome = plain_value(holds)
     if not isinstance(outcome, bool):
         raise ValueError(f"claim {id}: holds is {holds!r}; it must be one boolean")
-    rows = {name.replace("_", " "): _shown(value) for name, value in values.items()}
-    if not outcome:
-        numbers_ = "; ".join(f"{name} = {shown}" for name, shown in rows.items())
-        raise ClaimFailed(f"{id} does not hold: {text}. Measured: {numbers_}")
-    sentence = {"holds": "holds", "holds if": f"holds if {condition}", "corrected": "corrected"}
-    _display(id, text, sentence[verdict], rows, _metadata(id, text, verdict, condition, values))
-    _seen[id] = _table_row(
-        id, text, sentence[verdict], ", ".join(f"{k} {v}" for k, v in rows.items())
-    )
+    return outcome
+
+
+def _says(outcome: bool, verdict: str, condition: str, timing: bool) -> str:
+    says = f"holds if {condition}" if verdict == "holds if" else verdict
+    if not timing:
+        return says
+    return str(measured(says if outcome else f"not on this machine; elsewhere: {says}"))
 
 
 def _table_row(*cells: str) -> str:
@@ -69,18 +104,6 @@ def _json_safe(value: Any) -> Any:
     if isinstance(value, list):
         return [_json_safe(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _metadata(id: str, text: str, verdict: str, condition: str, values: dict) -> dict:
-    plain = {name: _json_safe(plain_value(value)) for name, value in values.items()}
-    return {
-        "id": id,
-        "text": text,
-        "holds": True,
-        "verdict": verdict,
-        "condition": condition,
-        "values": plain,
-    }
 
 
 def _display(id: str, text: str, verdict: str, rows: dict[str, str], metadata: dict) -> None:

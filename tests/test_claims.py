@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -45,7 +46,6 @@ def test_measured_wraps(value, spec, text):
 
 def test_measured_text_is_masked_whole_by_the_guard():
     import configparser
-    import re
     from pathlib import Path
 
     settings = configparser.ConfigParser()
@@ -77,6 +77,36 @@ def test_claim_escapes_html_and_keeps_json_valid(shown):
     claim("A1", "x < y & z", holds=True, worst=math.inf, name="<b>")
     assert "x &lt; y &amp; z" in shown[0]["data"]["text/html"]
     assert shown[0]["metadata"]["claim"]["values"]["worst"] == "inf"
+
+
+def without_what_is_masked(shown):
+    """What the guard compares of a claim's box and of the closing table."""
+    claims_table()
+    box, table = shown[0]["data"], shown[-1]["data"].data
+    return [re.sub("⟨[^⟩]*⟩", "", text) for text in (*box.values(), table)]
+
+
+def test_claim_about_time_never_stops_and_shows_nothing_that_the_guard_compares(shown):
+    masked = []
+    for holds, tokens in ((True, 8), (np.bool_(False), 9)):
+        shown.clear()
+        options = dict(verdict="holds if", condition="texts are long", timing=True)
+        claim("I9", "A cache is faster", holds=holds, tokens=tokens, times=[2.5, 1], **options)
+        (entry,) = ledger(shown)
+        assert entry["holds"] is bool(holds)
+        assert entry["timing"] is True
+        assert entry["values"] == {"tokens": tokens, "times": [2.5, 1]}
+        assert "holds if texts are long" in shown[0]["data"]["text/plain"]
+        assert ("not on this machine" in shown[0]["data"]["text/plain"]) is not bool(holds)
+        masked.append(without_what_is_masked(shown))
+    assert masked[0] == masked[1]
+    assert "holds" not in "".join(masked[0])
+    assert not re.search(r"[2589]\b", masked[0][1].removeprefix("I9"))
+
+
+def test_other_claims_say_that_they_are_not_about_time(shown):
+    claim("I2", "Entropy rises with temperature", holds=True, steps=3)
+    assert ledger(shown)[0]["timing"] is False
 
 
 @pytest.mark.parametrize(
