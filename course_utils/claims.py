@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any
 
-from course_utils.showing import Measured, measured, plain_value
+from course_utils.showing import Measured, masked, measured, plain_value, show, table
 
 VERDICTS = ("holds", "holds if", "corrected")
 _ID = re.compile(r"[A-Z]\d+[a-z]?")
@@ -69,7 +69,7 @@ def claim(
         "values": {name: _json_safe(plain_value(value)) for name, value in values.items()},
     }
     _display(id, text, says, rows, metadata)
-    _seen[id] = _table_row(id, text, says, ", ".join(f"{k} {v}" for k, v in rows.items()))
+    _seen[id] = (id, text, says, ", ".join(f"{k} {v}" for k, v in rows.items()))
 
 
 def _checked(id: str, holds: Any, verdict: str, condition: str, values: dict) -> bool:
@@ -92,11 +92,7 @@ def _says(outcome: bool, verdict: str, condition: str, timing: bool) -> str:
     says = f"holds if {condition}" if verdict == "holds if" else verdict
     if not timing:
         return says
-    return str(measured(says if outcome else f"not on this machine; elsewhere: {says}"))
-
-
-def _table_row(*cells: str) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return masked(says if outcome else f"not on this machine; elsewhere: {says}")
 
 
 def _json_safe(value: Any) -> Any:
@@ -107,8 +103,6 @@ def _json_safe(value: Any) -> Any:
 
 
 def _display(id: str, text: str, verdict: str, rows: dict[str, str], metadata: dict) -> None:
-    from IPython.display import display
-
     shown = " · ".join(f"{name} {value}" for name, value in rows.items())
     cells = " · ".join(
         f"{html.escape(name)}&nbsp;<b>{html.escape(value)}</b>" for name, value in rows.items()
@@ -119,7 +113,7 @@ def _display(id: str, text: str, verdict: str, rows: dict[str, str], metadata: d
         f'<span style="font-size:92%">{cells}</span></div>'
     )
     plain = f"{id}  {text} — {verdict}\n    {shown}"
-    display({"text/html": row, "text/plain": plain}, raw=True, metadata={"claim": metadata})
+    show(row, plain, claim=metadata)
 
 
 def ledger(outputs: list[dict]) -> list[dict]:
@@ -130,12 +124,9 @@ def ledger(outputs: list[dict]) -> list[dict]:
 
 def claims_table() -> None:
     """Show every claim measured so far in this kernel, one row each: a notebook's closing."""
-    from IPython.display import Markdown, display
-
     if not _seen:
         raise ValueError("no claim was measured in this kernel yet; run the cells above first")
-    head = "| claim | statement | verdict | measured |\n|---|---|---|---|\n"
-    display(Markdown(head + "\n".join(_seen.values())))
+    table(("claim", "statement", "verdict", "measured"), list(_seen.values()))
 
 
-_seen: dict[str, str] = {}
+_seen: dict[str, tuple[str, str, str, str]] = {}

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import html
 import importlib
-import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from course_utils import checks
+from course_utils import checks, showing
 
 
 @dataclass(frozen=True)
@@ -185,14 +184,10 @@ def solution(id: str) -> None:
     """Show the package's own source as the exercise's solution, folded."""
     exercise = find(id)
     functions = exercise.solution or (exercise.reference,)
-    source = "\n\n".join(inspect.getsource(function).rstrip() for function in functions)
-    _fold("Solution (the package's own source)", f"<pre><code>{html.escape(source)}</code></pre>")
+    page = showing.highlighted(showing.source_of(*functions))
+    _fold("Solution (the package's own source)", page)
 
 
 def _fold(title: str, body: str) -> None:
-    from IPython.display import display
-
-    shown = f"<details><summary>{title}</summary>{body}</details>"
-    display(
-        {"text/html": shown, "text/plain": f"{title}: open the notebook to unfold it"}, raw=True
-    )
+    page = f"<details><summary>{title}</summary>{body}</details>"
+    showing.show(page, f"{title}: open the notebook to unfold it")

@@ -1,4 +1,4 @@
-"""What cells show beside figures: sources, tables, live controls, measured values."""
+"""What cells show beside figures: pages, sources, tables, live controls, measured values."""
 
 from __future__ import annotations
 
@@ -8,27 +8,58 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 
-def show_source(*functions: Callable) -> None:
-    """Show the package's source of functions or classes, highlighted, where they are taught."""
+def show(page: str, plain: str, **metadata: Any) -> None:
+    """Show HTML where a page can be seen, and `plain` in a terminal and to the guard."""
     from IPython.display import display
+
+    display({"text/html": page, "text/plain": plain}, raw=True, metadata=metadata)
+
+
+def source_of(*functions: Callable) -> str:
+    """The package's source of functions or classes, one after the other."""
+    return "\n\n".join(inspect.getsource(function).rstrip() for function in functions) + "\n"
+
+
+def highlighted(source: str) -> str:
+    """Python source as HTML in colours."""
     from pygments import highlight
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import PythonLexer
 
-    source = "\n\n".join(inspect.getsource(function).rstrip() for function in functions) + "\n"
-    page = highlight(source, PythonLexer(), HtmlFormatter(noclasses=True, style="friendly"))
-    display({"text/html": page, "text/plain": source}, raw=True)
+    return highlight(source, PythonLexer(), HtmlFormatter(noclasses=True, style="friendly"))
+
+
+def show_source(*functions: Callable) -> None:
+    """Show the package's source of functions or classes, highlighted, where they are taught."""
+    source = source_of(*functions)
+    show(highlighted(source), source)
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table in Markdown; what would end a cell or a row in the cells' texts is replaced.
+
+    Raises ValueError when a row has more or fewer cells than there are columns.
+    """
+    if wrong := [row for row in rows if len(row) != len(columns)]:
+        raise ValueError(f"a row has {len(wrong[0])} cells for {len(columns)} columns: {wrong[0]}")
+    return "\n".join(map(markdown_row, [columns, ["---"] * len(columns), *rows]))
+
+
+def markdown_row(cells: Sequence[object]) -> str:
+    """One row of a Markdown table.
+
+    >>> print(markdown_row(["a | b", 2]))
+    | a \\| b | 2 |
+    """
+    texts = (str(cell).replace("|", "\\|").replace("\n", "⏎") for cell in cells)
+    return "| " + " | ".join(texts) + " |"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Show rows of text and measured values as a table."""
     from IPython.display import Markdown, display
 
-    if wrong := [row for row in rows if len(row) != len(columns)]:
-        raise ValueError(f"a row has {len(wrong[0])} cells for {len(columns)} columns: {wrong[0]}")
-    lines_ = [columns, ["---"] * len(columns), *rows]
-    cells = ([str(cell).replace("|", "\\|").replace("\n", "⏎") for cell in row] for row in lines_)
-    display(Markdown("\n".join("| " + " | ".join(row) + " |" for row in cells)))
+    display(Markdown(markdown_table(columns, rows)))
 
 
 def live(draw: Callable[..., None], **controls: tuple) -> None:
@@ -80,20 +111,32 @@ class Measured(str):
 def measured(value: Any, spec: str = "") -> Measured:
     """Wrap a value that depends on floats, time or the machine, so that the guard masks it.
 
-    `measured(0.73412)` → ⟨0.734⟩; `spec` is a format specification (default .3g for reals).
-    Sequences and one-dimensional tensors become one bracket: ⟨0.1, 0.2⟩.
+    `spec` is a format specification (default .3g for reals). Sequences and one-dimensional
+    tensors become one bracket.
+
+    >>> measured(0.73412), measured([0.1, 0.25], ".2f")
+    (⟨0.734⟩, ⟨0.10, 0.25⟩)
     """
     plain = plain_value(value)
     items = plain if isinstance(plain, list) else [plain]
-    text = Measured("⟨" + ", ".join(_format(item, spec) for item in items) + "⟩")
+    text = Measured(masked(", ".join(_format(item, spec) for item in items)))
     text.value = plain
     return text
+
+
+def masked(text: str) -> str:
+    """Put a text between the brackets whose contents the guard does not compare.
+
+    >>> masked("a⟩b")
+    '⟨a>b⟩'
+    """
+    return "⟨" + text.replace("⟨", "<").replace("⟩", ">") + "⟩"
 
 
 def _format(item: Any, spec: str) -> str:
     if not spec and isinstance(item, float):
         spec = ".3g" if abs(item) < 1000 else ",.0f"
-    return format(item, spec).replace("⟨", "<").replace("⟩", ">")
+    return format(item, spec)
 
 
 def plain_value(value: Any) -> Any:

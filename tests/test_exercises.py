@@ -111,12 +111,13 @@ def test_same(got, expected, equal):
 
 def test_hint_and_solution_are_folded(monkeypatch):
     outputs = []
-    monkeypatch.setattr("IPython.display.display", lambda data, raw: outputs.append(data))
+    monkeypatch.setattr("IPython.display.display", lambda data, **_: outputs.append(data))
     hint("09.double")
     solution("09.double")
     assert "<details>" in outputs[0]["text/html"]
     assert "Multiply by &lt;2&gt;." in outputs[0]["text/html"]
     assert "Twice each value" in outputs[1]["text/html"]
+    assert "<span style=" in outputs[1]["text/html"]  # in colours, as show_source
 
 
 def test_unknown_exercise_lists_the_choices(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from course_utils import showing
 from course_utils.plots import GREY, PALETTE, new_figure, show
 
 
@@ -16,8 +17,6 @@ def show_trace(found: Any, *, title: str) -> None:
     """
     import html
 
-    from IPython.display import display
-
     colours = {"thought": 0, "action": 1, "observation": 2, "program": 0, "result": 2, "vote": 5}
     rows = [(step.kind, step.text.rstrip()) for step in found.steps]
     ending = found.ended if found.answer is None else f"{found.ended}: {found.answer}"
@@ -28,9 +27,8 @@ def show_trace(found: Any, *, title: str) -> None:
         for kind, text in [*rows, ("end", ending)]
     )
     plain = "\n".join(f"{kind}: {text}" for kind, text in [*rows, ("end", ending)])
-    cells, plain = (text.replace("⟨", "<").replace("⟩", ">") for text in (cells, plain))
-    page = f"<b>{html.escape(title)}</b>⟨<table>{cells}</table>⟩"
-    display({"text/html": page, "text/plain": f"{title}\n⟨{plain}⟩"}, raw=True)
+    page = f"<b>{html.escape(title)}</b>" + showing.masked(f"<table>{cells}</table>")
+    showing.show(page, f"{title}\n{showing.masked(plain)}")
 
 
 def pipeline(stages: Mapping[str, str], *, title: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from course_utils.runner import notebooks, results
 from course_utils.runner.display import duration
 from course_utils.runner.opening import badge, repository
+from course_utils.showing import markdown_row
 
 BEGIN, END = "<!-- notebooks: written by `course badges` -->", "<!-- end of notebooks -->"
 
@@ -25,7 +26,7 @@ def _row(path: Path, owner: str) -> str:
     notebook = notebooks.load(path)
     seconds = notebook["metadata"].get("course", {}).get("seconds")
     claims = sorted({claim["id"] for claim in results.claims_of(notebook, path.stem)}, key=by_id)
-    title = notebooks.title_of(notebook, path.stem).replace("|", "\\|")
+    title = notebooks.title_of(notebook, path.stem)
     code = len(notebooks.code_cells(notebook))
     cells = (
         f"[{path.stem[:2]} {title}](notebooks/{path.name})",
@@ -34,7 +35,7 @@ def _row(path: Path, owner: str) -> str:
         f"{notebooks.exempt_cells(notebook)} of {code}",
         badge(path.name, owner),
     )
-    return "| " + " | ".join(cells) + " |"
+    return markdown_row(cells)
 
 
 def by_id(id: str) -> tuple[str, int, str]:
