@@ -8,9 +8,10 @@ tests plant.
 
 from __future__ import annotations
 
+import dis
 import html
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +45,7 @@ class Exercise:
 
 
 class NotAttempted(Exception):  # noqa: N818  it is not an error
-    """The stub still returns nothing."""
+    """The function is still a stub."""
 
 
 def find(id: str) -> Exercise:
@@ -96,16 +97,30 @@ def _try(exercise: Exercise, attempt: Callable, args: tuple, expected: Any) -> s
         raise NotAttempted from error
     except Exception as error:
         return f"{_call(args)}\n    raised {type(error).__name__}: {error}"
-    if got is None or got is ...:
+    if got is ... or (got is None and is_stub(attempt)):
         raise NotAttempted
-    if same(got, expected, exercise.atol):
-        if not same(own, args, 0.0):
-            return f"{_call(args)}\n    the answer is right, but your function changed its input"
-        return None
-    lines = [_call(args), f"expected {_brief(expected)}", f"got      {_brief(got)}"]
+    if wrong := difference(got, expected, exercise.atol):
+        lines = [_call(args), f"expected {_brief(expected)}", f"got      {_brief(got)}", wrong]
+        return "\n    ".join(line for line in (*lines, _advice(exercise, args, got)) if line)
+    if not same(own, args, 0.0):
+        return f"{_call(args)}\n    the answer is right, but your function changed its input"
+    return None
+
+
+def is_stub(function: Callable) -> bool:
+    """Whether a function does nothing but return None: its body is ..., pass, or a docstring."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return False
+    # What `...` compiles to in Python 3.11 to 3.14; any statement would add something to it.
+    nothing = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}
+    return {step.opname for step in dis.get_instructions(code)} <= nothing
+
+
+def _advice(exercise: Exercise, args: tuple, got: Any) -> str:
     if likely := _likely_mistake(exercise, args, got):
-        lines.append(f"This is what comes out when {likely}.")
-    return "\n    ".join(lines)
+        return f"This is what comes out when {likely}."
+    return "Your function returned None: is a `return` missing?" if got is None else ""
 
 
 def _likely_mistake(exercise: Exercise, args: tuple, got: Any) -> str | None:
@@ -120,23 +135,76 @@ def _likely_mistake(exercise: Exercise, args: tuple, got: Any) -> str | None:
 
 def same(got: Any, expected: Any, atol: float = 1e-5) -> bool:
     """Equal in structure and shape, floats within `atol`; infinities and NaN equal themselves."""
-    if isinstance(expected, (list, tuple)) and isinstance(got, (list, tuple)):
-        pairs = zip(got, expected, strict=False)
-        return len(got) == len(expected) and all(same(a, b, atol) for a, b in pairs)
-    if _is_numeric(expected):
-        import numpy as np
+    return not difference(got, expected, atol)
 
-        if isinstance(got, (str, bytes)):
-            return False
-        try:
-            left, right = (np.asarray(_numpy(x), dtype=float) for x in (got, expected))
-        except (TypeError, ValueError):
-            return False
-        close = left.shape == right.shape and np.allclose(left, right, 0, atol, equal_nan=True)
-        return bool(close)
-    if isinstance(expected, (str, bytes, dict, set)):
-        return got == expected
-    return True  # a callable or generator among the arguments: nothing to compare
+
+def difference(got: Any, expected: Any, atol: float = 1e-5) -> str:
+    """Say in what `got` differs most from `expected`; empty when they are the same.
+
+    Lists and tuples are the same thing, and so are numbers, arrays and tensors of one shape.
+
+    >>> difference([0.5, 0.25], [0.5, 0.2])
+    'item 1: off by 0.05'
+    >>> difference("A  b", "A b")
+    'only white space differs'
+    """
+    if got is None or expected is None:
+        return "" if got is expected else "only one of them is None"
+    if isinstance(expected, (list, tuple)):
+        return _between_lists(got.tolist() if hasattr(got, "tolist") else got, expected, atol)
+    if _is_numeric(expected):
+        return _between_numbers(got, expected, atol)
+    if isinstance(expected, str):
+        return _between_texts(got, expected)
+    if isinstance(expected, (bytes, dict, set)):
+        return "" if got == expected else "they are not equal"
+    return ""  # a callable or generator among the arguments: nothing to compare
+
+
+def _between_lists(got: Any, expected: Sequence, atol: float) -> str:
+    if not isinstance(got, (list, tuple)):
+        return f"it is of type {type(got).__name__}, not a list or a tuple"
+    if len(got) != len(expected):
+        return f"there are {len(got)} items, not {len(expected)}"
+    found = (difference(a, b, atol) for a, b in zip(got, expected, strict=True))
+    return next((f"item {i}: {wrong}" for i, wrong in enumerate(found) if wrong), "")
+
+
+def _between_numbers(got: Any, expected: Any, atol: float) -> str:
+    import numpy as np
+
+    if isinstance(got, (str, bytes)):
+        return "it is a text, not a number"
+    try:
+        left, right = (np.asarray(_numpy(x), dtype=float) for x in (got, expected))
+    except (TypeError, ValueError):
+        return f"it is of type {type(got).__name__}, not a number"
+    if left.shape != right.shape:
+        return f"its shape is {left.shape}, not {right.shape}"
+    if np.allclose(left, right, 0, atol, equal_nan=True):
+        return ""
+    with np.errstate(invalid="ignore"):
+        gap = np.abs(left - right)
+    gap = np.where((left == right) | (np.isnan(left) & np.isnan(right)), 0, gap)
+    gap = np.nan_to_num(gap, nan=np.inf, posinf=np.inf)
+    worst = np.unravel_index(gap.argmax(), gap.shape)
+    place = f"most at [{', '.join(map(str, worst))}], " if worst else ""
+    far = f"off by {gap[worst]:.3g}"
+    return place + (far if np.isfinite(gap[worst]) else f"{left[worst]} is not {right[worst]}")
+
+
+def _between_texts(got: Any, expected: str) -> str:
+    if not isinstance(got, str):
+        return f"it is of type {type(got).__name__}, not a text"
+    if got == expected:
+        return ""
+    if "".join(got.split()) == "".join(expected.split()):
+        return "only white space differs"
+    if got.casefold() == expected.casefold():
+        return "only capitals differ"
+    at = next((i for i, (a, b) in enumerate(zip(got, expected, strict=False)) if a != b), None)
+    at = min(len(got), len(expected)) if at is None else at
+    return f"from character {at} on: {got[at : at + 20]!r} is not {expected[at : at + 20]!r}"
 
 
 def _is_numeric(value: Any) -> bool:
@@ -144,7 +212,7 @@ def _is_numeric(value: Any) -> bool:
 
 
 def _numpy(value: Any) -> Any:
-    return value.detach().cpu().float().numpy() if hasattr(value, "detach") else value
+    return value.detach().cpu().double().numpy() if hasattr(value, "detach") else value
 
 
 def _copy(args: tuple) -> tuple:
@@ -167,6 +235,8 @@ def _brief(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_brief(item) for item in value) + "]"
+    if isinstance(value, str):
+        value = repr(value)  # so that white space can be seen
     text = getattr(value, "__name__", None) or str(value).replace("\n", " ")
     return text if len(text) <= 300 else text[:297] + "…"
 

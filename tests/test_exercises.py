@@ -1,6 +1,7 @@
 """Exercises tell a learner what is wrong, never stop a notebook, and reject every mistake."""
 
 import importlib
+import math
 import pkgutil
 
 import numpy as np
@@ -43,6 +44,40 @@ def raise_not_implemented(values):
 def test_stub_is_not_attempted(capsys, stub):
     check("09.double", stub)
     assert "not attempted yet" in capsys.readouterr().out
+
+
+def without_return(values):
+    """Doubles, and forgets to say so."""
+    [2 * value for value in values]
+
+
+def test_a_forgotten_return_is_an_attempt(capsys):
+    check("09.double", without_return)
+    out = capsys.readouterr().out
+    assert "got      None" in out
+    assert "is a `return` missing?" in out
+
+
+def documented(values):
+    """Twice each value."""
+
+
+def with_pass(values):
+    pass
+
+
+def with_dots(values):
+    """Twice each value."""
+
+
+@pytest.mark.parametrize("stub", [documented, with_pass, with_dots, lambda v: None])
+def test_functions_that_do_nothing_are_stubs(stub):
+    assert exercises.is_stub(stub)
+
+
+@pytest.mark.parametrize("attempt", [without_return, print, lambda v: v, lambda v: v.sort()])
+def test_functions_that_do_something_are_not(attempt):
+    assert not exercises.is_stub(attempt)
 
 
 def test_wrong_answer_names_input_expected_got_and_why(capsys):
@@ -103,10 +138,57 @@ def test_calling_instead_of_passing_the_function():
         (None, 3, False),
         (True, True, True),
         (torch.tensor([1, 2]), torch.tensor([1, 2]), True),
+        (torch.tensor([2**24 + 1]), torch.tensor([2**24]), False),
+        (np.array([1.0, 2.0]), torch.tensor([1.0, 2.0]), True),
+        (torch.tensor([[1, 2]]), [(1, 2)], True),
+        (torch.tensor([[1, 3]]), [(1, 2)], False),
+        ("ab", ["a", "b"], False),
+        (math.nan, math.nan, True),
+        (None, math.nan, False),
+        (None, None, True),
+        (1, None, False),
+        (1, "1", False),
+        ({"a": 1}, {"a": 2}, False),
     ],
 )
 def test_same(got, expected, equal):
     assert same(got, expected) is equal
+
+
+@pytest.mark.parametrize(
+    ("got", "expected", "words"),
+    [
+        (
+            torch.tensor([[0.5, 0.0], [0.25, 2.0]]),
+            torch.ones(2, 2) / 2,
+            "most at [1, 1], off by 1.5",
+        ),
+        (torch.tensor([0.5, 0.2]), torch.tensor([0.5, -torch.inf]), "most at [1], 0.2"),
+        (math.nan, 0.5, "nan is not 0.5"),
+        (0.3333, 1 / 3, "off by 3.33e-05"),
+        ([1, [2, 4]], [1, (2, 3)], "item 1: item 1: off by 1"),
+        ([1], [1, 2], "there are 1 items, not 2"),
+        (torch.zeros(2), torch.zeros(2, 1), "its shape is (2,), not (2, 1)"),
+        ("a\n b", "a b", "only white space differs"),
+        ("Positive", "positive", "only capitals differ"),
+        ("search", "searches", "from character 6 on: '' is not 'es'"),
+        ("sEarch it", "search", "from character 1 on: 'Earch it' is not 'earch'"),
+        (7, "7", "it is of type int, not a text"),
+    ],
+)
+def test_difference_names_the_worst_place(got, expected, words):
+    assert words in exercises.difference(got, expected)
+
+
+def test_white_space_can_be_seen(capsys, monkeypatch):
+    texts = Exercise(reference=str.strip, hint="", cases=(Case(("a\n",), "a"),))
+    monkeypatch.setattr(exercises, "find", lambda id: texts)
+    check("09.strip", lambda text: text)
+    assert capsys.readouterr().out.splitlines()[0] == "✗ 09.strip: your function('a\\n')"
+    check("09.strip", lambda text: text.replace("\n", " "))
+    out = capsys.readouterr().out
+    assert "expected 'a'" in out
+    assert "got      'a '" in out
 
 
 def test_hint_and_solution_are_folded(monkeypatch):
@@ -132,7 +214,7 @@ def declared():
     for module in pkgutil.iter_modules(checks.__path__):
         found = importlib.import_module(f"course_utils.checks.{module.name}").EXERCISES
         for name, exercise in found.items():
-            yield pytest.param(exercise, id=f"{module.name[2:]}.{name}")
+            yield pytest.param(exercise, id=f"{module.name}.{name}")
 
 
 @pytest.mark.parametrize("exercise", declared())
@@ -143,3 +225,10 @@ def test_declared_exercise_accepts_its_reference_and_rejects_every_mistake(exerc
     assert sum(1 for _ in exercise.inputs()) >= 3
     for sentence, wrong in exercise.mistakes.items():
         assert first_problem(exercise, wrong), f"the check accepts a function where {sentence}"
+
+
+def test_the_plain_form_that_a_solution_shows_first_passes(monkeypatch):
+    monkeypatch.undo()
+    for id in ("02.weights", "09.top_p", "09.repetition_penalty"):
+        exercise = exercises.find(id)
+        assert first_problem(exercise, exercise.solution[0]) is None
