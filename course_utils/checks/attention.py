@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from course_utils.architectures import attention, positions
+from course_utils.architectures.attention import attention_weights, causal_mask
+from course_utils.architectures.positions import (
+    rotary_frequencies,
+    rotate_plain,
+    sinusoidal_positions,
+)
 from course_utils.exercises import Case, Exercise
 
 
@@ -27,34 +33,62 @@ def weights(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
 
 def _weights_inputs() -> Iterator[tuple]:
     for seed, (n_queries, n_keys) in enumerate(((3, 3), (2, 5), (4, 4))):
-        mask = attention.causal_mask(n_queries, n_keys)
+        mask = causal_mask(n_queries, n_keys)
         yield _random(seed, n_queries, 8), _random(seed + 10, n_keys, 8), mask
     yield _random(3, 3, 8), _random(13, 5, 8), torch.ones(3, 5, dtype=torch.bool)
 
 
-def _without_root(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-    return weights(q * math.sqrt(q.shape[1]), k, mask)
+def _scores(q: Tensor, k: Tensor, scale: float | None, bias: Tensor | None) -> Tensor:
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    return scale * q @ k.transpose(-2, -1) + (0 if bias is None else bias)
 
 
-def _by_the_size(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-    return weights(q / math.sqrt(q.shape[1]), k, mask)
+def _without_root(
+    q: Tensor, k: Tensor, mask: Tensor | None = None, *, scale: float | None = None, **bias: Tensor
+) -> Tensor:
+    return attention_weights(q, k, mask, scale=1.0 if scale is None else scale, **bias)
 
 
-def _over_queries(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-    scores = (q @ k.T / math.sqrt(q.shape[1])).masked_fill(~mask, -math.inf)
-    return scores.softmax(dim=0).nan_to_num()
+def _by_the_size(
+    q: Tensor, k: Tensor, mask: Tensor | None = None, *, scale: float | None = None, **bias: Tensor
+) -> Tensor:
+    return attention_weights(q, k, mask, scale=1 / q.shape[-1] if scale is None else scale, **bias)
 
 
-def _masked_afterwards(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-    return (q @ k.T / math.sqrt(q.shape[1])).softmax(dim=1) * mask
+def _over_queries(
+    q: Tensor,
+    k: Tensor,
+    mask: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    scores = _scores(q, k, scale, bias)
+    shown = scores if mask is None else scores.masked_fill(~mask, -math.inf)
+    return shown.softmax(dim=-2).nan_to_num()
 
 
-def _masked_with_zero(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-    return (q @ k.T / math.sqrt(q.shape[1]) * mask).softmax(dim=1)
+def _masked_afterwards(
+    q: Tensor, k: Tensor, mask: Tensor | None = None, **options: Tensor
+) -> Tensor:
+    weights = attention_weights(q, k, **options)
+    return weights if mask is None else weights * mask
 
 
-def _mask_inverted(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
-    return weights(q, k, ~mask).nan_to_num()
+def _masked_with_zero(
+    q: Tensor,
+    k: Tensor,
+    mask: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    scores = _scores(q, k, scale, bias)
+    return (scores if mask is None else scores * mask).softmax(dim=-1)
+
+
+def _mask_inverted(q: Tensor, k: Tensor, mask: Tensor | None = None, **options: Tensor) -> Tensor:
+    return attention_weights(q, k, None if mask is None else ~mask, **options)
 
 
 # ── causal mask ──────────────────────────────────────────────────────────────────────────────────
@@ -64,8 +98,25 @@ def _mask_inputs() -> Iterator[tuple]:
     yield from ((1, 1), (4, 4), (1, 6), (2, 7))
 
 
-def _triangle(n_queries: int, n_keys: int, shift: int) -> Tensor:
-    return torch.ones(n_queries, n_keys, dtype=torch.bool).tril(shift)
+def _triangle(n_queries: int, n_keys: int | None, ahead: int) -> Tensor:
+    n_keys = n_queries if n_keys is None else n_keys
+    return torch.ones(n_queries, n_keys, dtype=torch.bool).tril(n_keys - n_queries + ahead)
+
+
+def _at_the_left(n_queries: int, n_keys: int | None = None, device: Any = None) -> Tensor:
+    return torch.ones(n_queries, n_keys or n_queries, dtype=torch.bool).tril()
+
+
+def _without_itself(n_queries: int, n_keys: int | None = None, device: Any = None) -> Tensor:
+    return _triangle(n_queries, n_keys, -1)
+
+
+def _one_ahead(n_queries: int, n_keys: int | None = None, device: Any = None) -> Tensor:
+    return _triangle(n_queries, n_keys, 1)
+
+
+def _what_is_hidden(n_queries: int, n_keys: int | None = None, device: Any = None) -> Tensor:
+    return ~causal_mask(n_queries, n_keys)
 
 
 # ── rotary positions ─────────────────────────────────────────────────────────────────────────────
@@ -76,22 +127,22 @@ def _rotate_inputs() -> Iterator[tuple]:
         yield _random(seed, 8), position
 
 
-def _backwards(x: Tensor, position: int) -> Tensor:
-    return positions.rotate_plain(x, -position)
+def _backwards(x: Tensor, position: int, theta: float = 10_000.0) -> Tensor:
+    return rotate_plain(x, -position, theta)
 
 
-def _one_speed(x: Tensor, position: int) -> Tensor:
-    return torch.cat([positions.rotate_plain(pair, position) for pair in x.split(2)])
+def _one_speed(x: Tensor, position: int, theta: float = 10_000.0) -> Tensor:
+    return torch.cat([rotate_plain(pair, position, theta) for pair in x.split(2)])
 
 
-def _halves(x: Tensor, position: int) -> Tensor:
+def _halves(x: Tensor, position: int, theta: float = 10_000.0) -> Tensor:
     """Pairs half a head apart, as in the weights of transformers."""
     neighbours = x.view(2, -1).T.flatten()
-    return positions.rotate_plain(neighbours, position).view(-1, 2).T.flatten()
+    return rotate_plain(neighbours, position, theta).view(-1, 2).T.flatten()
 
 
-def _half_the_exponent(x: Tensor, position: int) -> Tensor:
-    return positions.rotate_plain(x, position, theta=100.0)  # 10000^(−i/D)
+def _half_the_exponent(x: Tensor, position: int, theta: float = 10_000.0) -> Tensor:
+    return rotate_plain(x, position, math.sqrt(theta))  # θ^(−i/D)
 
 
 # ── sinusoidal positions ─────────────────────────────────────────────────────────────────────────
@@ -102,16 +153,16 @@ def _sinusoidal_inputs() -> Iterator[tuple]:
 
 
 def _in_halves(n_positions: int, d_model: int) -> Tensor:
-    table = positions.sinusoidal_positions(n_positions, d_model)
+    table = sinusoidal_positions(n_positions, d_model)
     return torch.cat([table[:, 0::2], table[:, 1::2]], dim=1)
 
 
 def _from_one(n_positions: int, d_model: int) -> Tensor:
-    return positions.sinusoidal_positions(n_positions + 1, d_model)[1:]
+    return sinusoidal_positions(n_positions + 1, d_model)[1:]
 
 
 def _half_as_far(n_positions: int, d_model: int) -> Tensor:
-    frequencies = positions.rotary_frequencies(d_model, theta=100.0)
+    frequencies = rotary_frequencies(d_model, theta=100.0)
     angles = torch.arange(n_positions).unsqueeze(1) * frequencies
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
@@ -120,8 +171,8 @@ LN3 = math.log(3) * math.sqrt(2)  # divided by √2 it is ln 3, and e^(ln 3) = 3
 
 EXERCISES = {
     "weights": Exercise(
-        reference=weights,
-        solution=(weights, attention.attention_weights),
+        reference=attention_weights,
+        solution=(weights, attention_weights),
         hint="Scores are q @ k.T divided by the square root of q.shape[1]. Set the scores of "
         "hidden keys to -inf before the softmax, which runs over the keys of each query.",
         cases=(
@@ -159,7 +210,7 @@ EXERCISES = {
         },
     ),
     "causal_mask": Exercise(
-        reference=attention.causal_mask,
+        reference=causal_mask,
         hint="Key j is visible to query i if j ≤ i + (n_keys − n_queries): the queries are the "
         "last of the steps. torch.ones(…, dtype=torch.bool).tril(shift) keeps what lies on or "
         "below a diagonal.",
@@ -178,21 +229,15 @@ EXERCISES = {
         inputs=_mask_inputs,
         mistakes={
             "the triangle stands at the left, so that new tokens cannot see the cache": (
-                lambda n_queries, n_keys: _triangle(n_queries, n_keys, 0)
+                _at_the_left
             ),
-            "a token does not see itself": (
-                lambda n_queries, n_keys: _triangle(n_queries, n_keys, n_keys - n_queries - 1)
-            ),
-            "a token sees the one after it": (
-                lambda n_queries, n_keys: _triangle(n_queries, n_keys, n_keys - n_queries + 1)
-            ),
-            "True means hidden, as in nn.MultiheadAttention": (
-                lambda n_queries, n_keys: ~attention.causal_mask(n_queries, n_keys)
-            ),
+            "a token does not see itself": _without_itself,
+            "a token sees the one after it": _one_ahead,
+            "True means hidden, as in nn.MultiheadAttention": _what_is_hidden,
         },
     ),
     "rotate": Exercise(
-        reference=positions.rotate_plain,
+        reference=rotate_plain,
         hint="Pair i is x[2i], x[2i + 1], and turns by position · 10000^(−2i/D). A turn by φ makes "
         "(a, b) into (a·cos φ − b·sin φ, a·sin φ + b·cos φ).",
         cases=(
@@ -217,7 +262,7 @@ EXERCISES = {
         atol=1e-4,  # 32-bit angles of position 100
     ),
     "sinusoidal": Exercise(
-        reference=positions.sinusoidal_positions,
+        reference=sinusoidal_positions,
         hint="The angle of pair i at a position is position · 10000^(−2i/d_model). Its sine goes "
         "to column 2i, its cosine to column 2i + 1. Positions start at 0.",
         cases=(

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from course_utils.exercises import Case, Exercise
-from course_utils.inference import processors
+from course_utils.inference.processors import (
+    repetition_penalty,
+    repetition_penalty_plain,
+    temperature,
+    top_p,
+    top_p_plain,
+)
 
 # Probabilities 1/2, 1/4, 1/8, 1/8 in another order: easy to add up by hand.
 LOGITS = torch.tensor([1 / 4, 1 / 2, 1 / 8, 1 / 8]).log()
@@ -25,7 +31,7 @@ def _random_logits(seed: int, size: int = 8) -> Tensor:
 
 def softmax_with_temperature(logits: Tensor, T: float) -> Tensor:
     """Probabilities of the next token at temperature T > 0: logits (V,) → probabilities (V,)."""
-    return processors.temperature(logits, T).softmax(-1)
+    return temperature(logits, T).softmax(-1)
 
 
 def _temperature_inputs() -> Iterator[tuple]:
@@ -41,18 +47,21 @@ def _top_p_inputs() -> Iterator[tuple]:
         yield _random_logits(seed), p
 
 
-def _keep(logits: Tensor, chosen: Tensor) -> Tensor:
-    return torch.full_like(logits, OUT).scatter(-1, chosen, logits.gather(-1, chosen))
+def _nucleus(logits: Tensor, p: float, shift: int) -> Tensor:
+    """Keep so many of the likeliest tokens more than are needed."""
+    ranked, order = logits.softmax(-1).sort(descending=True, stable=True)
+    before = ranked.cumsum(-1) - ranked + 1e-6 * (shift < 0)
+    size = (before < p).sum(-1, keepdim=True) + shift
+    dropped = torch.arange(logits.shape[-1]).expand_as(order) >= size
+    return logits.masked_fill(torch.zeros_like(dropped).scatter(-1, order, dropped), OUT)
 
 
 def _one_too_few(logits: Tensor, p: float) -> Tensor:
-    mass, order = logits.softmax(-1).sort(descending=True)
-    return _keep(logits, order[mass.cumsum(-1) <= p + 1e-6])
+    return _nucleus(logits, p, -1)
 
 
 def _one_too_many(logits: Tensor, p: float) -> Tensor:
-    size = int(processors.nucleus_size(logits, p))
-    return _keep(logits, logits.argsort(descending=True)[: size + 1])
+    return _nucleus(logits, p, 1)
 
 
 def _unsorted(logits: Tensor, p: float) -> Tensor:
@@ -61,7 +70,7 @@ def _unsorted(logits: Tensor, p: float) -> Tensor:
 
 
 def _in_sorted_order(logits: Tensor, p: float) -> Tensor:
-    return processors.top_p(logits, p).sort(descending=True).values
+    return top_p(logits, p).sort(descending=True).values
 
 
 # ── repetition penalty ───────────────────────────────────────────────────────────────────────────
@@ -77,9 +86,8 @@ def _always_divide(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
 
 
 def _per_occurrence(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
-    for token in ids:
-        logits = processors.repetition_penalty(logits, token[None], penalty)
-    return logits
+    counts = torch.zeros_like(logits).scatter_add(-1, ids, torch.ones_like(ids, dtype=logits.dtype))
+    return torch.where(logits < 0, logits * penalty**counts, logits / penalty**counts)
 
 
 def _subtract(logits: Tensor, ids: Tensor, penalty: float) -> Tensor:
@@ -122,7 +130,7 @@ def _wrong_width(totals: Tensor, logprobs: Tensor, num_beams: int) -> list[tuple
 EXERCISES = {
     "temperature": Exercise(
         reference=softmax_with_temperature,
-        solution=(softmax_with_temperature, processors.temperature),
+        solution=(softmax_with_temperature, temperature),
         hint="Divide the logits by T first, then take the softmax of the result.",
         cases=(
             Case((LOGITS, 1.0), LOGITS.exp(), why="T = 1 changes nothing."),
@@ -142,8 +150,8 @@ EXERCISES = {
         },
     ),
     "top_p": Exercise(
-        reference=processors.top_p,
-        solution=(processors.top_p_plain,),
+        reference=top_p,
+        solution=(top_p_plain,),
         hint="Sort the probabilities, likeliest first. A token stays if the probability of all "
         "tokens before it is still below p. Put the kept logits back in their places.",
         cases=(
@@ -167,8 +175,8 @@ EXERCISES = {
         },
     ),
     "repetition_penalty": Exercise(
-        reference=processors.repetition_penalty,
-        solution=(processors.repetition_penalty_plain,),
+        reference=repetition_penalty,
+        solution=(repetition_penalty_plain,),
         hint="Take the set of the ids. For each of its tokens: a negative logit is multiplied by "
         "the penalty, any other is divided by it. Work on a clone.",
         cases=(

@@ -21,20 +21,20 @@ def _calibrate_inputs() -> Iterator[tuple]:
 
 
 def _multiply(probabilities: np.ndarray, content_free: np.ndarray) -> np.ndarray:
-    lifted = probabilities * content_free
+    lifted = np.asarray(probabilities) * np.asarray(content_free)
     return lifted / lifted.sum(axis=1, keepdims=True)
 
 
 def _subtract(probabilities: np.ndarray, content_free: np.ndarray) -> np.ndarray:
-    return probabilities - content_free
+    return np.asarray(probabilities) - np.asarray(content_free)
 
 
 def _unnormalized(probabilities: np.ndarray, content_free: np.ndarray) -> np.ndarray:
-    return probabilities / content_free
+    return np.asarray(probabilities) / np.asarray(content_free)
 
 
 def _columns(probabilities: np.ndarray, content_free: np.ndarray) -> np.ndarray:
-    lifted = probabilities / content_free
+    lifted = np.asarray(probabilities) / np.asarray(content_free)
     return lifted / lifted.sum(axis=0)
 
 

@@ -4,35 +4,42 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from course_utils.exercises import Case, Exercise
-from course_utils.prompting import acting, reasoning
+from course_utils.prompting import acting
 from course_utils.prompting.acting import calculate
+from course_utils.prompting.reasoning import FUNCTION, majority, program_of
+
+Answers = Iterable[str | None]
 
 # ── majority vote ────────────────────────────────────────────────────────────────────────────────
 
 
-def majority(answers: list[str]) -> str:
-    """Return the most frequent answer; "" is no answer, and of equals the first one wins."""
-    return reasoning.majority(answer or None for answer in answers) or ""
-
-
 def _majority_inputs() -> Iterator[tuple]:
     yield (["7", "3", "3", "7", "7"],)
-    yield (["", "12", "", "12", "", "5"],)
+    yield ([None, "12", None, "12", None, "5"],)
     yield (["0", "4", "0"],)
     yield (["9", "2", "2", "9"],)
 
 
-def _none_votes(answers: list[str]) -> str:
+def _none_votes(answers: Answers) -> Any:
     votes = Counter(answers)
-    return max(votes, key=votes.__getitem__)
+    return max(votes, key=votes.__getitem__, default=None)
 
 
-def _last_of_equals(answers: list[str]) -> str:
-    votes = Counter(answer for answer in answers if answer)
-    return max(reversed(list(votes)), key=votes.__getitem__)
+def _last_of_equals(answers: Answers) -> Any:
+    votes = Counter(answer for answer in answers if answer is not None)
+    return max(reversed(list(votes)), key=votes.__getitem__, default=None)
+
+
+def _first_answer(answers: Answers) -> Any:
+    return next((answer for answer in answers if answer is not None), None)
+
+
+def _largest(answers: Answers) -> Any:
+    return max((answer for answer in answers if answer is not None), default=None)
 
 
 # ── reading an action ────────────────────────────────────────────────────────────────────────────
@@ -85,16 +92,16 @@ def _program_inputs() -> Iterator[tuple]:
 
 
 def _keeps_everything(text: str) -> str:
-    return reasoning.FUNCTION + text.rstrip() + "\n"
+    return FUNCTION + text.rstrip() + "\n"
 
 
 def _ends_at_a_blank_line(text: str) -> str:
     body = text.partition("\n\n")[0].rstrip()
-    return f"{reasoning.FUNCTION}{body}\n" if body else ""
+    return f"{FUNCTION}{body}\n" if body else ""
 
 
 def _body_only(text: str) -> str:
-    return reasoning.program_of(text).removeprefix(reasoning.FUNCTION)
+    return program_of(text).removeprefix(FUNCTION)
 
 
 # ── the loop ─────────────────────────────────────────────────────────────────────────────────────
@@ -172,20 +179,19 @@ def _gives_up(model: Callable, tools: Mapping, max_steps: int) -> str:
 EXERCISES = {
     "majority": Exercise(
         reference=majority,
-        solution=(majority, reasoning.majority),
-        hint="Count the answers that are not empty. `max(counts, key=counts.get)` returns the "
+        hint="Count the answers that are not None. `max(counts, key=counts.get)` returns the "
         "first of equals, and a dictionary keeps the order in which its keys came.",
         cases=(
             Case((["4", "8", "8"],), "8", why="8 has two of three votes."),
-            Case((["", "", "5"],), "5", why="A sample without an answer has no vote."),
+            Case(([None, None, "5"],), "5", why="A sample without an answer has no vote."),
             Case((["3", "1", "1", "3"],), "3", why="Two votes each: what came first wins."),
         ),
         inputs=_majority_inputs,
         mistakes={
-            "an empty answer has a vote": _none_votes,
+            "None has a vote": _none_votes,
             "the last of equals wins, not the first": _last_of_equals,
-            "the first answer is taken without a vote": lambda answers: next(filter(None, answers)),
-            "the largest answer is taken": max,
+            "the first answer is taken without a vote": _first_answer,
+            "the largest answer is taken": _largest,
         },
     ),
     "parse_action": Exercise(
@@ -224,7 +230,7 @@ EXERCISES = {
         },
     ),
     "program_of": Exercise(
-        reference=reasoning.program_of,
+        reference=program_of,
         hint="Go through the lines. The function ends before the first line that has text and does "
         "not begin with a blank. If nothing is left but blank lines and comments, return ''.",
         cases=(

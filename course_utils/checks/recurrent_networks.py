@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from course_utils.architectures import cells
+from course_utils.architectures.cells import GATES, lstm_step, parameter_count, rnn_step
 from course_utils.architectures.gradient_flow import clip_gradients
 from course_utils.exercises import Case, Exercise
 
@@ -36,25 +36,25 @@ def _rnn_inputs() -> Iterator[tuple]:
 def _no_tanh(
     x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
 ) -> Tensor:
-    return w_ih @ x + b_ih + w_hh @ h + b_hh
+    return F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)
 
 
 def _no_state(
     x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
 ) -> Tensor:
-    return torch.tanh(w_ih @ x + b_ih + b_hh)
+    return torch.tanh(F.linear(x, w_ih, b_ih) + b_hh)
 
 
 def _transposed(
     x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
 ) -> Tensor:
-    return torch.tanh(w_ih @ x + b_ih + w_hh.T @ h + b_hh)
+    return torch.tanh(F.linear(x, w_ih, b_ih) + F.linear(h, w_hh.T, b_hh))
 
 
 def _one_bias(
     x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
 ) -> Tensor:
-    return torch.tanh(w_ih @ x + b_ih + w_hh @ h)
+    return torch.tanh(F.linear(x, w_ih, b_ih) + F.linear(h, w_hh))
 
 
 # ── one step of an LSTM ──────────────────────────────────────────────────────────────────────────
@@ -78,7 +78,7 @@ def _gates(x: Tensor, state: tuple, w_ih: Tensor, w_hh: Tensor, b: Tensor, b_hh:
 
 def _other_order(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
     swapped = [torch.cat([w.chunk(4)[i] for i in (0, 1, 3, 2)]) for w in weights]
-    return cells.lstm_step(x, state, *swapped)
+    return lstm_step(x, state, *swapped)
 
 
 def _never_forgets(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
@@ -88,17 +88,17 @@ def _never_forgets(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
 
 
 def _bare_cell(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
-    c = cells.lstm_step(x, state, *weights)[1]
+    c = lstm_step(x, state, *weights)[1]
     return _gates(x, state, *weights)[3].sigmoid() * c, c
 
 
 def _old_cell(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
-    c = cells.lstm_step(x, state, *weights)[1]
+    c = lstm_step(x, state, *weights)[1]
     return _gates(x, state, *weights)[3].sigmoid() * state[1].tanh(), c
 
 
 def _cell_first(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
-    h, c = cells.lstm_step(x, state, *weights)
+    h, c = lstm_step(x, state, *weights)
     return c, h
 
 
@@ -106,7 +106,7 @@ def _cell_first(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
 
 
 def _count_inputs() -> Iterator[tuple]:
-    for kind in cells.GATES:
+    for kind in GATES:
         yield kind, 10, 6
         yield kind, 128, 256
 
@@ -161,7 +161,7 @@ def _half_life_inputs() -> Iterator[tuple]:
 
 EXERCISES = {
     "rnn_step": Exercise(
-        reference=cells.rnn_step,
+        reference=rnn_step,
         hint="Two matrix–vector products, two biases, one tanh: torch.tanh(w_ih @ x + b_ih + …).",
         cases=(
             Case(
@@ -186,7 +186,7 @@ EXERCISES = {
         },
     ),
     "lstm_step": Exercise(
-        reference=cells.lstm_step,
+        reference=lstm_step,
         hint="Compute all four gates at once, (4·H,) numbers, and cut them with .chunk(4): i, f, "
         "g, o. Three of them go through a sigmoid, g through a tanh. The cell is f·c + i·g; the "
         "output gate then decides what of tanh(cell) is shown.",
@@ -215,7 +215,7 @@ EXERCISES = {
         },
     ),
     "parameter_count": Exercise(
-        reference=cells.parameter_count,
+        reference=parameter_count,
         hint="One gate has a weight for the input, H·D numbers, one for the state, H·H, and two "
         "biases of H. How many gates has each kind?",
         cases=(
@@ -225,10 +225,10 @@ EXERCISES = {
         ),
         inputs=_count_inputs,
         mistakes={
-            "only one bias is counted": lambda kind, d, h: cells.GATES[kind] * (h * d + h * h + h),
-            "no bias is counted": lambda kind, d, h: cells.GATES[kind] * (h * d + h * h),
+            "only one bias is counted": lambda kind, d, h: GATES[kind] * (h * d + h * h + h),
+            "no bias is counted": lambda kind, d, h: GATES[kind] * (h * d + h * h),
             "the input is taken for as wide as the state": lambda kind, d, h: (
-                cells.GATES[kind] * (2 * h * h + 2 * h)
+                GATES[kind] * (2 * h * h + 2 * h)
             ),
             "the gates are not counted": lambda kind, d, h: h * d + h * h + 2 * h,
         },

@@ -5,23 +5,19 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from course_utils.exercises import Case, Exercise
-from course_utils.prompting import retrieval
 from course_utils.prompting.context import assemble_context
 from course_utils.prompting.ranking import discounted_gain, ndcg_at_k
+from course_utils.prompting.retrieval import Passage, bm25_scores, idf, reciprocal_rank_fusion
 
 Documents = list[list[str]]
 Ranking = list[str]
 FARM = ["the", "fox", "hen", "barn"]
 
 # ── BM25 ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-def bm25(query: list[str], documents: Documents, **how: float) -> list[float]:
-    """Score every document for a query of words, with k1 = 1.5 and b = 0.75."""
-    return retrieval.bm25_scores(query, documents, **how)
 
 
 def _bm25_inputs() -> Iterator[tuple]:
@@ -31,35 +27,35 @@ def _bm25_inputs() -> Iterator[tuple]:
         yield draw.choices([*FARM, "owl"], k=3), documents
 
 
-def _idf_of_occurrences(query: list[str], documents: Documents) -> list[float]:
+def _idf_of_occurrences(
+    query: list[str], documents: Documents, *, variant: str = "lucene", **how: float
+) -> list[float]:
     """As if every occurrence of a word were a document that contains it."""
-    total = Counter(word for document in documents for word in document)
-    average = sum(map(len, documents)) / len(documents)
-    scores = []
-    for document in documents:
-        norm = 1.5 * (0.25 + 0.75 * len(document) / average)
-        terms = (
-            math.log(1 + (len(documents) - total[w] + 0.5) / (total[w] + 0.5))
-            * document.count(w)
-            / (document.count(w) + norm)
-            for w in query
-        )
-        scores.append(sum(terms))
-    return scores
+    plain = {w: bm25_scores([w], documents, variant=variant, **how) for w in set(query)}
+    if variant != "lucene":
+        return bm25_scores(query, documents, variant=variant, **how)
+    containing = idf(Counter(w for d in documents for w in set(d)), len(documents), variant)
+    occurring = idf(Counter(w for d in documents for w in d), len(documents), variant)
+    times = {w: occurring[w] / containing[w] if w in containing else 0.0 for w in plain}
+    return [sum(times[w] * plain[w][i] for w in query) for i in range(len(documents))]
 
 
-def _length_ignored(query: list[str], documents: Documents) -> list[float]:
-    return bm25(query, documents, b=0.0)
+def _length_ignored(
+    query: list[str], documents: Documents, *, b: float = 0.75, **how: Any
+) -> list[float]:
+    return bm25_scores(query, documents, b=0.0, **how)
 
 
-def _never_saturates(query: list[str], documents: Documents) -> list[float]:
+def _never_saturates(
+    query: list[str], documents: Documents, *, variant: str = "lucene", **how: float
+) -> list[float]:
     counts = [Counter(document) for document in documents]
-    idf = retrieval.idf(Counter(w for c in counts for w in c), len(documents), "lucene")
-    return [sum(idf.get(word, 0) * count[word] for word in query) for count in counts]
+    weights = idf(Counter(w for c in counts for w in c), len(documents), variant)
+    return [sum(weights.get(word, 0) * count[word] for word in query) for count in counts]
 
 
-def _each_word_once(query: list[str], documents: Documents) -> list[float]:
-    return bm25(list(dict.fromkeys(query)), documents)
+def _each_word_once(query: list[str], documents: Documents, **how: Any) -> list[float]:
+    return bm25_scores(list(dict.fromkeys(query)), documents, **how)
 
 
 # ── fusion ───────────────────────────────────────────────────────────────────────────────────────
@@ -71,20 +67,23 @@ def _rankings() -> Iterator[tuple]:
         yield ([draw.sample("abcdef", k=draw.randint(1, 6)) for _ in range(3)],)
 
 
-def _from_zero(rankings: list[Ranking]) -> list[tuple[str, float]]:
-    return retrieval.reciprocal_rank_fusion(rankings, k=59)
+def _from_zero(rankings: Iterable[Ranking], *, k: float = 60) -> list[tuple[str, float]]:
+    return reciprocal_rank_fusion(rankings, k=max(k - 1, 0))
 
 
-def _best_place(rankings: list[Ranking]) -> list[tuple[str, float]]:
+def _best_place(rankings: Iterable[Ranking], *, k: float = 60) -> list[tuple[str, float]]:
     places: dict[str, int] = {}
     for ranking in rankings:
         for rank, item in enumerate(ranking, 1):
             places[item] = min(rank, places.get(item, rank))
-    return [(item, 1 / (60 + place)) for item, place in sorted(places.items(), key=lambda p: p[1])]
+    return [(item, 1 / (k + place)) for item, place in sorted(places.items(), key=lambda p: p[1])]
 
 
-def _in_order_of_appearance(rankings: list[Ranking]) -> list[tuple[str, float]]:
-    scores = dict(retrieval.reciprocal_rank_fusion(rankings))
+def _in_order_of_appearance(
+    rankings: Iterable[Ranking], *, k: float = 60
+) -> list[tuple[str, float]]:
+    rankings = list(rankings)
+    scores = dict(reciprocal_rank_fusion(rankings, k=k))
     seen = dict.fromkeys(item for ranking in rankings for item in ranking)
     return [(item, scores[item]) for item in seen]
 
@@ -128,7 +127,7 @@ def fill_context(texts: list[str], budget: int) -> str:
 
     The number counts as a word. What does not fit is left out; shorter texts after it may enter.
     """
-    passages = [retrieval.Passage(text, str(i), 0, len(text)) for i, text in enumerate(texts)]
+    passages = [Passage(text, str(i), 0, len(text)) for i, text in enumerate(texts)]
     count = {"template": "[{n}] {text}", "count_tokens": lambda text: len(text.split())}
     return assemble_context(passages, budget, **count).text
 
@@ -169,8 +168,8 @@ def _over_the_edge(texts: list[str], budget: int) -> str:
 
 EXERCISES = {
     "bm25_scores": Exercise(
-        reference=bm25,
-        solution=(retrieval.bm25_scores, retrieval.idf),
+        reference=bm25_scores,
+        solution=(bm25_scores, idf),
         hint="Count the words of each document with a Counter. For idf you need, for every word, "
         "in how many documents it stands, however often. Each word of the query adds one term.",
         cases=(
@@ -200,7 +199,7 @@ EXERCISES = {
         },
     ),
     "reciprocal_rank_fusion": Exercise(
-        reference=retrieval.reciprocal_rank_fusion,
+        reference=reciprocal_rank_fusion,
         hint="Keep a dictionary from item to sum. Go through every ranking with enumerate(…, 1), "
         "add 1 / (60 + rank), and sort the items by their sum.",
         cases=(

@@ -62,15 +62,16 @@ def _mean_pool_inputs() -> Iterator[tuple]:
     yield _draw(2, 1, 5, 4), torch.tensor([[0, 0, 1, 1, 1]])
 
 
-def _pool_padding_too(hidden: Tensor, mask: Tensor) -> Tensor:
+def _pool_padding_too(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
     return hidden.mean(1)
 
 
-def _divide_by_all(hidden: Tensor, mask: Tensor) -> Tensor:
-    return (hidden * mask.unsqueeze(-1)).mean(1)
+def _divide_by_all(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+    return (hidden if mask is None else hidden * mask.unsqueeze(-1)).mean(1)
 
 
-def _divide_by_nothing(hidden: Tensor, mask: Tensor) -> Tensor:
+def _divide_by_nothing(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+    mask = torch.ones(hidden.shape[:2]) if mask is None else mask
     weights = mask.to(hidden.dtype).unsqueeze(-1)
     return (hidden * weights).sum(1) / weights.sum(1)
 
@@ -111,21 +112,25 @@ def _loss_inputs() -> Iterator[tuple]:
     yield _draw(4, 1, 6, 8), _draw_ids(5, 1, 6), torch.tensor([[1, 1, 1, 1, 1, 0]])
 
 
-def _own_token(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    return label_loss(logits, ids.masked_fill(mask == 0, IGNORED))
+def _labels(ids: Tensor, mask: Tensor | None) -> Tensor:
+    return ids if mask is None else ids.masked_fill(mask == 0, IGNORED)
 
 
-def _previous_token(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    labels = ids.masked_fill(mask == 0, IGNORED)
-    return label_loss(logits[:, 1:], labels[:, :-1])
+def _own_token(logits: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    return label_loss(logits, _labels(ids, mask))
 
 
-def _padding_counts(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+def _previous_token(logits: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    return label_loss(logits[:, 1:], _labels(ids, mask)[:, :-1])
+
+
+def _padding_counts(logits: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor:
     return next_token_loss(logits, ids)
 
 
-def _summed(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-    return next_token_loss(logits, ids, mask) * mask[:, 1:].sum()
+def _summed(logits: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    counted = (_labels(ids, mask)[:, 1:] != IGNORED).sum()
+    return next_token_loss(logits, ids, mask) * counted
 
 
 # ── BERT's hidden tokens ─────────────────────────────────────────────────────────────────────────

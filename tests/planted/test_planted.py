@@ -10,12 +10,19 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from planting import Bug
+from planting import Bug, exercises, home_of, mistakes
 
-from course_utils import exercises
+from course_utils.exercises import find, first_problem
 
 # These say that the wrong version does not even run: it proves nothing about the tests.
-NOT_A_FINDING = (TypeError, NameError, AttributeError, ImportError, SyntaxError)
+NOT_A_FINDING = (
+    TypeError,
+    NameError,
+    AttributeError,
+    ImportError,
+    SyntaxError,
+    RecursionError,
+)
 
 REAL_MODELS = {"smollm2", "minilm"}  # fixtures
 
@@ -35,6 +42,21 @@ PLANTED = {
     for file in sorted(HERE.rglob("*.py"))
     if file != Path(__file__)
 }
+
+# The tests that must notice an exercise's mistakes, where they are not named after its reference.
+TESTS = {
+    "01.rnn_step": "rnn_step or torchs_cells",
+    "01.parameter_count": "one_three_four",
+    "02.weights": "is_torchs or shares",
+    "02.rotate": "rotation",
+    "02.sinusoidal": "sinusoidal",
+    "03.mean_pool": "mean_pool or padding",
+    "03.next_token_loss": "loss",
+}
+EXERCISES = exercises()
+for id, exercise in EXERCISES.items():
+    if home := home_of(exercise):
+        PLANTED.setdefault(home, []).extend(mistakes(exercise, TESTS.get(id, "")))
 
 
 def file_of_tests(module: str) -> Path:
@@ -81,13 +103,16 @@ class Plant:
 
 
 def _importers(module: str) -> list[ModuleType]:
-    """The package, the module's tests and what they share: wherever the function is known."""
+    """The package, the module's tests and what they share: wherever the function is known.
+
+    Not the exercises: their wrong versions are made from the right ones.
+    """
     homes = {file_of_tests(module), *HERE.parent.joinpath("support").glob("*.py")}
     homes.add(file_of_tests(module).with_name("conftest.py"))
     return [
         found
         for name, found in list(sys.modules.items())
-        if name.split(".")[0] == "course_utils"
+        if (name.split(".")[0] == "course_utils" and not name.startswith("course_utils.checks"))
         or Path(getattr(found, "__file__", None) or "x") in homes
     ]
 
@@ -155,5 +180,16 @@ def test_selected_tests_pass_without_a_bug(module, monkeypatch):
     ],
 )
 def test_bug_is_rejected_by_the_exercise(bug):
-    problem = exercises.first_problem(exercises.find(bug.exercise), bug.wrong)
+    problem = first_problem(find(bug.exercise), bug.wrong)
     assert problem, f"check({bug.exercise!r}, …) accepts a version that {bug.description}"
+
+
+@pytest.mark.parametrize("id", EXERCISES)
+def test_an_exercises_mistakes_are_planted(id):
+    """That each is rejected by the exercise's own check is tested beside `exercises`."""
+    exercise = EXERCISES[id]
+    home = home_of(exercise)
+    if not home:
+        pytest.skip(f"{exercise.reference.__name__} was written for {id}: nothing to plant it in")
+    described = {bug.description for bug in PLANTED[home]}
+    assert {f"has it that {sentence}" for sentence in exercise.mistakes} <= described

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+
+from course_utils import checks
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,46 @@ class Bug:
     @property
     def selection(self) -> str:
         return self.tests or self.function.lower().strip("_")
+
+
+def refusing(right: Callable[..., Any], wrong: Callable[..., Any]) -> Callable[..., Any]:
+    """`wrong`, but it refuses what `right` refuses: only its values can give it away."""
+
+    @functools.wraps(right)
+    def both(*arguments: Any, **options: Any) -> Any:
+        arguments = tuple(list(a) if isinstance(a, Iterator) else a for a in arguments)
+        right(*arguments, **options)
+        return wrong(*arguments, **options)
+
+    return both
+
+
+def exercises() -> dict[str, Any]:
+    """Id → exercise, of all notebooks."""
+    return {
+        f"{number}.{name}": exercise
+        for number, module in checks.MODULES.items()
+        for name, exercise in _checks(module).EXERCISES.items()
+    }
+
+
+def _checks(module: str) -> Any:
+    return importlib.import_module(f"{checks.__name__}.{module}")
+
+
+def home_of(exercise: Any) -> str:
+    """The module that holds the exercise's reference, or "" where only the exercise has it."""
+    module = exercise.reference.__module__.removeprefix("course_utils.")
+    return "" if module.startswith("checks.") else module
+
+
+def mistakes(exercise: Any, tests: str = "") -> list[Bug]:
+    """An exercise's mistakes as bugs of its reference: each is written once, in the exercise."""
+    right = exercise.reference
+    return [
+        Bug(right.__name__, f"has it that {sentence}", refusing(right, wrong), tests)
+        for sentence, wrong in exercise.mistakes.items()
+    ]
 
 
 def originals(*modules: str) -> dict[str, Any]:

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from planting import Bug, originals
 
-from course_utils.architectures import positions
-
 right = originals("architectures.positions")
-
-
-def sinusoidal_positions_in_halves(n_positions, d_model):
-    table = right["sinusoidal_positions"](n_positions, d_model)
-    return torch.cat([table[:, 0::2], table[:, 1::2]], dim=1)
 
 
 def rotary_frequencies_half_as_far(d_head, theta=10_000.0):
@@ -73,45 +64,7 @@ def relative_buckets_at_the_left(n_queries, n_keys, **options):
     return right["relative_buckets"](n_keys, n_keys, **options)[:n_queries]
 
 
-def rotated_backwards(x, position, theta=10_000.0):
-    return right["rotate_plain"](x, -position, theta)
-
-
-def rotated_at_one_speed(x, position, theta=10_000.0):
-    return torch.cat([right["rotate_plain"](pair, position, theta) for pair in x.split(2)])
-
-
-def rotated_in_halves(x, position, theta=10_000.0):
-    turned = right["rotate_plain"](x.view(2, -1).T.flatten(), position, theta)
-    return turned.view(-1, 2).T.flatten()
-
-
-def rotated_with_half_the_exponent(x, position, theta=10_000.0):
-    return right["rotate_plain"](x, position, math.sqrt(theta))
-
-
-def table_in_halves(n_positions, d_model):
-    table = right["sinusoidal_positions"](n_positions, d_model)
-    return torch.cat([table[:, 0::2], table[:, 1::2]], dim=1)
-
-
-def table_from_one(n_positions, d_model):
-    return right["sinusoidal_positions"](n_positions + 1, d_model)[1:]
-
-
-def table_with_half_the_exponent(n_positions, d_model):
-    frequencies = positions.rotary_frequencies(d_model, theta=100.0)
-    angles = torch.arange(n_positions).unsqueeze(1) * frequencies
-    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
-
-
 BUGS = [
-    Bug(
-        "sinusoidal_positions",
-        "puts sines first",
-        sinusoidal_positions_in_halves,
-        tests="sinusoidal",
-    ),
     Bug(
         "rotary_frequencies",
         "halves the exponent",
@@ -129,43 +82,4 @@ BUGS = [
     Bug("llama3_scaling", "stretches all", llama3_scaling_all, tests="scaled"),
     Bug("relative_buckets", "looks the other way", relative_buckets_mirrored, tests="buckets"),
     Bug("relative_buckets", "starts at the left", relative_buckets_at_the_left, tests="buckets"),
-    Bug(
-        "rotate_plain", "turns backwards", rotated_backwards, tests="rotation", exercise="02.rotate"
-    ),
-    Bug(
-        "rotate_plain",
-        "has one speed",
-        rotated_at_one_speed,
-        tests="rotation",
-        exercise="02.rotate",
-    ),
-    Bug("rotate_plain", "pairs halves", rotated_in_halves, tests="rotation", exercise="02.rotate"),
-    Bug(
-        "rotate_plain",
-        "halves the exponent",
-        rotated_with_half_the_exponent,
-        tests="rotation",
-        exercise="02.rotate",
-    ),
-    Bug(
-        "sinusoidal_positions",
-        "sorts sines from cosines",
-        table_in_halves,
-        tests="sinusoidal",
-        exercise="02.sinusoidal",
-    ),
-    Bug(
-        "sinusoidal_positions",
-        "counts from 1",
-        table_from_one,
-        tests="sinusoidal",
-        exercise="02.sinusoidal",
-    ),
-    Bug(
-        "sinusoidal_positions",
-        "halves the exponent",
-        table_with_half_the_exponent,
-        tests="sinusoidal",
-        exercise="02.sinusoidal",
-    ),
 ]

@@ -55,20 +55,6 @@ def _nucleus(logits, dropped):
     return logits.masked_fill(torch.zeros_like(out).scatter(-1, order, out), -math.inf)
 
 
-def top_p_one_too_few(logits, p):
-    """The mask is not shifted: the token that reaches p goes as well."""
-    return _nucleus(logits, lambda upto, own: upto > p)
-
-
-def top_p_one_too_many(logits, p):
-    return _nucleus(logits, lambda upto, own: upto - own - own.roll(1, -1).tril() > p)
-
-
-def top_p_unsorted(logits, p):
-    mass = logits.softmax(-1)
-    return logits.masked_fill(mass.cumsum(-1) - mass >= p, -math.inf)
-
-
 def top_p_not_scattered_back(logits, p):
     mass = logits.sort(dim=-1, descending=True).values.softmax(-1)
     return logits.masked_fill(mass.cumsum(-1) - mass >= p, -math.inf)
@@ -101,15 +87,6 @@ def min_p_on_logits(logits, p_base):
 def min_p_over_the_batch(logits, p_base):
     mass = logits.softmax(-1)
     return logits.masked_fill(mass < p_base * mass.max(), -math.inf)
-
-
-def repetition_penalty_divides_all(logits, ids, penalty):
-    return logits.scatter(-1, ids, logits.gather(-1, ids) / penalty)
-
-
-def repetition_penalty_per_occurrence(logits, ids, penalty):
-    counts = torch.zeros_like(logits).scatter_add(-1, ids, torch.ones_like(ids, dtype=logits.dtype))
-    return torch.where(logits < 0, logits * penalty**counts, logits / penalty**counts)
 
 
 def repetition_penalty_subtracts(logits, ids, penalty):
@@ -180,9 +157,6 @@ BUGS = [
     Bug("top_k", "keeps the smallest", top_k_smallest),
     Bug("top_k", "sets filtered tokens to 0, not -inf", top_k_to_zero),
     Bug("topk_by_blocks", "takes one number from each block", largest_of_each_block),
-    Bug("top_p", "keeps one token too few", top_p_one_too_few, exercise="09.top_p"),
-    Bug("top_p", "keeps one token too many", top_p_one_too_many, exercise="09.top_p"),
-    Bug("top_p", "adds up without sorting", top_p_unsorted, exercise="09.top_p"),
     Bug(
         "top_p", "masks by rank instead of by token", top_p_not_scattered_back, exercise="09.top_p"
     ),
@@ -192,18 +166,6 @@ BUGS = [
     Bug("min_p", "is relative to 1 instead of the maximum", min_p_absolute),
     Bug("min_p", "takes a share of the largest logit", min_p_on_logits),
     Bug("min_p", "takes the maximum of the whole batch", min_p_over_the_batch),
-    Bug(
-        "repetition_penalty",
-        "divides negative logits too",
-        repetition_penalty_divides_all,
-        exercise="09.repetition_penalty",
-    ),
-    Bug(
-        "repetition_penalty",
-        "counts occurrences",
-        repetition_penalty_per_occurrence,
-        exercise="09.repetition_penalty",
-    ),
     Bug(
         "repetition_penalty",
         "subtracts log(penalty)",

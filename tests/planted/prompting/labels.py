@@ -39,28 +39,6 @@ def content_free_probabilities_mean_of_logs(prompt_of, endings, logprobs, *, inp
     return right["label_probabilities"](scores.mean(axis=0))
 
 
-def calibrate_multiplies(probabilities, content_free):
-    right["calibrate"](probabilities, content_free)
-    lifted = np.asarray(probabilities) * np.asarray(content_free)
-    return lifted / lifted.sum(axis=-1, keepdims=True)
-
-
-def calibrate_subtracts(probabilities, content_free):
-    right["calibrate"](probabilities, content_free)
-    return np.asarray(probabilities) - np.asarray(content_free) + 1 / len(content_free)
-
-
-def calibrate_unnormalized(probabilities, content_free):
-    right["calibrate"](probabilities, content_free)
-    return np.asarray(probabilities) / np.asarray(content_free)
-
-
-def calibrate_over_the_batch(probabilities, content_free):
-    right["calibrate"](probabilities, content_free)
-    lifted = np.asarray(probabilities) / np.asarray(content_free)
-    return lifted / lifted.sum(axis=0, keepdims=True)
-
-
 def predict_unlikeliest(probabilities, labels):
     right["predict"](probabilities, labels)
     return [labels[i] for i in np.asarray(probabilities).argmin(axis=1)]
@@ -83,10 +61,6 @@ BUGS = [
         content_free_probabilities_of_the_first,
     ),
     Bug("content_free_probabilities", "averages logs", content_free_probabilities_mean_of_logs),
-    Bug("calibrate", "multiplies", calibrate_multiplies, exercise="10.calibrate"),
-    Bug("calibrate", "subtracts", calibrate_subtracts, exercise="10.calibrate"),
-    Bug("calibrate", "does not normalize", calibrate_unnormalized, exercise="10.calibrate"),
-    Bug("calibrate", "normalizes columns", calibrate_over_the_batch, exercise="10.calibrate"),
     Bug("predict", "takes the unlikeliest", predict_unlikeliest),
     Bug("predict", "takes the last of equals", predict_last_of_equals),
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from dataclasses import replace
 
 from planting import Bug, originals
@@ -79,27 +78,8 @@ def zero_shot_forgets_the_thought(question, extract, chat="Q: {}\nA:".format):
     return Trace(extract(reasoning.own_part(text)), "answered", steps)
 
 
-def majority_counts_none(answers):
-    votes = Counter(answers)
-    return max(votes, key=votes.__getitem__) if votes else None
-
-
-def majority_last_of_equals(answers):
-    votes = Counter(answer for answer in answers if answer is not None)
-    return max(reversed(list(votes)), key=votes.__getitem__) if votes else None
-
-
-def majority_largest(answers):
-    given = [answer for answer in answers if answer is not None]
-    return max(given, default=None)
-
-
 def majority_drops_zero(answers):
     return right["majority"](answer for answer in answers if answer)
-
-
-def majority_first(answers):
-    return next((answer for answer in answers if answer is not None), None)
 
 
 def self_consistency_asks_once(question, shots, extract, samples=5):
@@ -108,15 +88,6 @@ def self_consistency_asks_once(question, shots, extract, samples=5):
     texts = yield [reasoning.few_shot(shots, question, "reasoning")]
     answers = [extract(text) for text in texts] * samples
     return Trace(reasoning.majority(answers), "answered", (Step("vote", texts[0]),) * samples)
-
-
-def program_of_everything(text):
-    return reasoning.FUNCTION + text.rstrip() + "\n"
-
-
-def program_of_first_paragraph(text):
-    body = text.partition("\n\n")[0].rstrip()
-    return f"{reasoning.FUNCTION}{body}\n" if body else ""
 
 
 def as_number_takes_truth(value):
@@ -180,14 +151,8 @@ BUGS = [
     Bug("stated_answer", "takes the first statement", stated_answer_first),
     Bug("stated_answer", "keeps the full stop", stated_answer_keeps_the_stop),
     Bug("zero_shot_thought", "forgets the thought", zero_shot_forgets_the_thought),
-    Bug("majority", "lets None vote", majority_counts_none, exercise="11.majority"),
-    Bug("majority", "takes the last of equals", majority_last_of_equals, exercise="11.majority"),
-    Bug("majority", "takes the largest answer", majority_largest, exercise="11.majority"),
     Bug("majority", "does not count zeros", majority_drops_zero),
-    Bug("majority", "takes the first answer", majority_first, exercise="11.majority"),
     Bug("self_consistency", "asks once", self_consistency_asks_once),
-    Bug("program_of", "keeps what follows", program_of_everything, exercise="11.program_of"),
-    Bug("program_of", "ends at a blank line", program_of_first_paragraph, exercise="11.program_of"),
     Bug("as_number", "takes True for 1", as_number_takes_truth),
     Bug("as_number", "reads numbers from texts", as_number_reads_text),
     Bug("pal", "repairs without the error", pal_repairs_without_the_error, tests="pal_feeds"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 
 import numpy as np
 from planting import Bug, originals
@@ -37,19 +36,6 @@ def tokenize_with_capitals(text, *, drop=()):
 
 def tokenize_at_spaces(text, *, drop=()):
     return [word for word in text.lower().split() if word not in drop]
-
-
-def bm25_scores_without_length(query, documents, *, k1=1.5, b=0.75, variant="lucene"):
-    return right["bm25_scores"](query, documents, k1=k1, b=0, variant=variant)
-
-
-def bm25_scores_without_saturation(query, documents, *, k1=1.5, b=0.75, variant="lucene"):
-    idf = right["idf"](Counter(w for d in documents for w in set(d)), len(documents), variant)
-    return [sum(idf.get(w, 0) * list(d).count(w) for w in query) for d in documents]
-
-
-def bm25_scores_of_distinct_words(query, documents, **options):
-    return right["bm25_scores"](list(dict.fromkeys(query)), documents, **options)
 
 
 def bm25_scores_always_scaled(query, documents, *, k1=1.5, b=0.75, variant="lucene"):
@@ -117,22 +103,6 @@ def embedder_of_any_length(model, tokenizer, *, batch_size=16, max_length=256):
     return right["embedder"](model, tokenizer, batch_size=batch_size, max_length=10_000)
 
 
-def reciprocal_rank_fusion_from_zero(rankings, *, k=60):
-    return right["reciprocal_rank_fusion"](rankings, k=k - 1 if k >= 1 else k)
-
-
-def reciprocal_rank_fusion_best_place(rankings, *, k=60):
-    scores: dict = {}
-    for ranking in rankings:
-        for rank, item in enumerate(ranking, start=1):
-            scores[item] = max(scores.get(item, 0), 1 / (k + rank))
-    return sorted(scores.items(), key=lambda pair: -pair[1])
-
-
-def reciprocal_rank_fusion_unsorted(rankings, *, k=60):
-    return sorted(right["reciprocal_rank_fusion"](rankings, k=k), key=lambda pair: str(pair[0]))
-
-
 BUGS = [
     Bug("chunk_words", "windows do not overlap", chunk_words_without_overlap),
     Bug("chunk_words", "the short window at the end is lost", chunk_words_without_the_rest),
@@ -140,24 +110,6 @@ BUGS = [
     Bug("chunk_blocks", "does not pack blocks together", chunk_blocks_one_each),
     Bug("tokenize", "keeps capitals", tokenize_with_capitals),
     Bug("tokenize", "leaves punctuation on words", tokenize_at_spaces),
-    Bug(
-        "bm25_scores",
-        "ignores the document's length",
-        bm25_scores_without_length,
-        exercise="12.bm25_scores",
-    ),
-    Bug(
-        "bm25_scores",
-        "grows with every repetition",
-        bm25_scores_without_saturation,
-        exercise="12.bm25_scores",
-    ),
-    Bug(
-        "bm25_scores",
-        "counts a repeated query word once",
-        bm25_scores_of_distinct_words,
-        exercise="12.bm25_scores",
-    ),
     Bug(
         "bm25_scores",
         "scales the wrong variant by k1 + 1",
@@ -177,22 +129,4 @@ BUGS = [
     Bug("mean_pool", "takes the first token", mean_pool_first_token),
     Bug("embedder", "returns the order of lengths", embedder_in_sorted_order),
     Bug("embedder", "does not cut long texts", embedder_of_any_length),
-    Bug(
-        "reciprocal_rank_fusion",
-        "counts ranks from zero",
-        reciprocal_rank_fusion_from_zero,
-        exercise="12.reciprocal_rank_fusion",
-    ),
-    Bug(
-        "reciprocal_rank_fusion",
-        "takes the best place",
-        reciprocal_rank_fusion_best_place,
-        exercise="12.reciprocal_rank_fusion",
-    ),
-    Bug(
-        "reciprocal_rank_fusion",
-        "does not sort by score",
-        reciprocal_rank_fusion_unsorted,
-        exercise="12.reciprocal_rank_fusion",
-    ),
 ]
