@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -103,32 +104,31 @@ def _step(
     return loss.item()
 
 
-class progress:  # noqa: N801  used like a function: `with progress("words", 300) as advance:`
+@contextmanager
+def progress(label: str, total: int, every: float = 0.5) -> Iterator[Callable[..., None]]:
     """One line on stdout, rewritten in place, that ends as "label: 300/300 · … · ⟨12.1⟩ s".
 
-    A carriage return is understood by terminals, JupyterLab and the guard alike, so no widget and
-    no stderr is needed; what stays in a stored output is the last state.
+    `with progress("words", 300) as advance:` gives a function `advance(note="")` that counts one
+    more and shows `note`. A carriage return is understood by terminals, JupyterLab and the guard
+    alike, so no widget and no stderr is needed; what stays in a stored output is the last state.
+    (tqdm would end a line with as many blanks as it was longer before, which no guard can mask.)
     """
+    start, shown, done, last = time.perf_counter(), 0.0, 0, ""
 
-    def __init__(self, label: str, total: int, every: float = 0.5) -> None:
-        self.label, self.total, self.every = label, total, every
-
-    def __enter__(self) -> Callable[[str], None]:
-        self.done, self.note, self.start, self.shown = 0, "", time.perf_counter(), 0.0
-        return self.advance
-
-    def advance(self, note: str = "") -> None:
-        """Count one more, and show `note` beside the count."""
-        self.done, self.note = self.done + 1, note
-        if time.perf_counter() - self.shown >= self.every:
-            self.shown = time.perf_counter()
-            self._write()
-
-    def _write(self, end: str = "") -> None:
-        seconds = measured(time.perf_counter() - self.start, ".1f")
-        parts = [f"{self.label}: {self.done}/{self.total}", self.note, f"{seconds} s"]
+    def write(end: str = "") -> None:
+        seconds = measured(time.perf_counter() - start, ".1f")
+        parts = [f"{label}: {done}/{total}", last, f"{seconds} s"]
         sys.stdout.write("\r" + " · ".join(part for part in parts if part) + end)
         sys.stdout.flush()
 
-    def __exit__(self, *exception: object) -> None:
-        self._write(end="\n")
+    def advance(note: str = "") -> None:
+        nonlocal shown, done, last
+        done, last = done + 1, note
+        if time.perf_counter() - shown >= every:
+            shown = time.perf_counter()
+            write()
+
+    try:
+        yield advance
+    finally:
+        write(end="\n")
