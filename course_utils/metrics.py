@@ -17,17 +17,27 @@ if TYPE_CHECKING:
 def perplexity(logprobs: Sequence[float]) -> float:
     """exp(−mean log-probability) of tokens, in nats. ValueError when there are none.
 
-    Comparable only between texts scored by one model with one tokenizer.
+    Comparable only between texts scored by one model with one tokenizer. Infinite where it is
+    larger than a float can be: when the mean is below −709, or a token has no probability at all.
+
+    >>> round(perplexity([math.log(1 / 2), math.log(1 / 8)]), 9)
+    4.0
     """
     if len(logprobs) == 0:
         raise ValueError("perplexity of no tokens is undefined; score at least one token")
-    return math.exp(-math.fsum(logprobs) / len(logprobs))
+    try:
+        return math.exp(-math.fsum(logprobs) / len(logprobs))
+    except OverflowError:
+        return math.inf
 
 
 def edit_distance(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
     """Least number of insertions, deletions and substitutions that turn `a` into `b`.
 
     Source: Wagner & Fischer 1974, one row of the table at a time.
+
+    >>> edit_distance("kitten", "sitting")
+    3
     """
     row = list(range(len(b) + 1))
     for i, x in enumerate(a, start=1):
@@ -80,10 +90,19 @@ class Interval:
     n: int
 
 
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; it lies between 0 and 1 (0.95 is customary)")
+
+
 def accuracy(correct: Sequence[bool], confidence: float = 0.95) -> Interval:
-    """Share of true outcomes with its Wilson score interval (Wilson 1927)."""
+    """Share of true outcomes with its Wilson score interval (Wilson 1927).
+
+    Raises ValueError when there are none, or when `confidence` is not between 0 and 1.
+    """
     from scipy.stats import binomtest
 
+    _check_confidence(confidence)
     if len(correct) == 0:
         raise ValueError("accuracy of no outcomes is undefined; give at least one")
     hits = sum(bool(c) for c in correct)
@@ -99,10 +118,14 @@ def mean_interval(
 
     For scores that are no plain yes or no, such as reciprocal ranks. The items are drawn again, as
     many as there are, `resamples` times; the interval holds the middle `confidence` of the means.
-    Equal scores give an interval of no width, however few. ValueError when there are none.
+    Equal scores give an interval of no width, however few. Raises ValueError when there are none,
+    when `resamples` < 1, or when `confidence` is not between 0 and 1.
     """
     import numpy as np
 
+    _check_confidence(confidence)
+    if resamples < 1:
+        raise ValueError(f"resamples is {resamples}; at least one is needed (2000 are customary)")
     scores = np.asarray(values, dtype=float)
     if scores.size == 0:
         raise ValueError("the mean of no scores is undefined; give at least one")
@@ -113,17 +136,29 @@ def mean_interval(
 
 def paired_p_value(a: Sequence[bool], b: Sequence[bool]) -> float:
     """Exact McNemar test: could two methods be equally right on the same items? Two-sided."""
-    from scipy.stats import binomtest
+    return _mcnemar(*_disagreements(a, b))
 
+
+def _disagreements(a: Sequence[bool], b: Sequence[bool]) -> tuple[int, int]:
+    """How many items only the first has right, and how many only the second."""
     if len(a) != len(b):
         raise ValueError(f"{len(a)} and {len(b)} outcomes; a paired test needs the same items")
-    only_a = sum(bool(x) and not y for x, y in zip(a, b, strict=True))
-    only_b = sum(bool(y) and not x for x, y in zip(a, b, strict=True))
+    pairs = Counter((bool(x), bool(y)) for x, y in zip(a, b, strict=True))
+    return pairs[True, False], pairs[False, True]
+
+
+def _mcnemar(only_a: int, only_b: int) -> float:
+    from scipy.stats import binomtest
+
     return 1.0 if only_a + only_b == 0 else float(binomtest(only_a, only_a + only_b).pvalue)
 
 
 def ngrams(tokens: Sequence[Hashable], n: int) -> list[tuple]:
-    """All windows of `n` neighbouring tokens, in order."""
+    """All windows of `n` neighbouring tokens, in order.
+
+    >>> ngrams("abc", 2)
+    [('a', 'b'), ('b', 'c')]
+    """
     if n < 1:
         raise ValueError(f"n is {n}; an n-gram has at least one token")
     return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
@@ -137,19 +172,6 @@ def distinct_n(texts: Sequence[Sequence[Hashable]], n: int) -> float:
     return len(set(found)) / len(found)
 
 
-def ends_in_loop(tokens: Sequence[Hashable], times: int = 3, shortest: int = 2) -> bool:
-    """Does the text end with one phrase of ≥ `shortest` tokens repeated ≥ `times` times?
-
-    The repetition of Holtzman et al. 2020, section 5.4: "stuck in a loop".
-    """
-    tokens = list(tokens)
-    for length in range(shortest, len(tokens) // times + 1):
-        phrase = tokens[-length:]
-        if tokens[-length * times :] == phrase * times:
-            return True
-    return False
-
-
 @dataclass(frozen=True)
 class Ratio:
     """How many times `fast` fits into `slow`: the median over repeats, and their range."""
@@ -161,35 +183,49 @@ class Ratio:
     slow_seconds: float
 
 
-def time_ratio(
-    fast: Callable[[], object], slow: Callable[[], object], repeats: int = 5, warmup: int = 1
-) -> Ratio:
-    """Time two callables in turns and compare them pair by pair, so that load hits both alike.
+def timed_in_turns(
+    first: Callable[[], object],
+    second: Callable[[], object],
+    repeats: int,
+    *,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[tuple[float, float]]:
+    """Seconds of both calls, `repeats` times, so that what else a machine does hits both alike.
 
-    The order within a pair alternates. Seconds are medians of wall-clock time per call.
+    The order within a pair alternates. Raises ValueError when `repeats` < 1, or `warmup` < 0.
     """
     if repeats < 1:
         raise ValueError(f"repeats is {repeats}; at least one is needed")
+    if warmup < 0:
+        raise ValueError(f"warmup is {warmup}; it must not be negative (0: no call to warm up)")
     for _ in range(warmup):
-        fast(), slow()
-    times = {fast: [], slow: []} if fast is not slow else None
-    if times is None:
-        raise ValueError("time_ratio compares a callable with itself; pass two")
+        first(), second()
+    found = []
     for i in range(repeats):
-        for call in (fast, slow) if i % 2 == 0 else (slow, fast):
-            start = time.perf_counter()
-            call()
-            times[call].append(time.perf_counter() - start)
-    ratios = [b / a for a, b in zip(times[fast], times[slow], strict=True)]
+        seconds = [0.0, 0.0]
+        for side in (0, 1) if i % 2 == 0 else (1, 0):
+            start = clock()
+            (first, second)[side]()
+            seconds[side] = clock() - start
+        found.append((seconds[0], seconds[1]))
+    return found
+
+
+def time_ratio(
+    fast: Callable[[], object], slow: Callable[[], object], repeats: int = 5, warmup: int = 1
+) -> Ratio:
+    """Time two callables in turns and compare them pair by pair.
+
+    Seconds are medians of wall-clock time per call. Raises ValueError when both are one callable.
+    """
+    if fast == slow:
+        raise ValueError("time_ratio compares a callable with itself; pass two")
+    pairs = timed_in_turns(fast, slow, repeats, warmup=warmup)
+    ratios = [slow_seconds / fast_seconds for fast_seconds, slow_seconds in pairs]
     middle = statistics.median
-    return Ratio(middle(ratios), min(ratios), max(ratios), middle(times[fast]), middle(times[slow]))
-
-
-def parameter_bytes(module: nn.Module) -> int:
-    """Bytes of a module's parameters and buffers, shared ones counted once."""
-    tensors = [*module.parameters(), *module.buffers()]
-    unique = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
-    return sum(storage.nbytes() for storage in unique.values())
+    fast_seconds, slow_seconds = map(middle, zip(*pairs, strict=True))
+    return Ratio(middle(ratios), min(ratios), max(ratios), fast_seconds, slow_seconds)
 
 
 def kept_for_backward(call: Callable[[], object]) -> int:
@@ -270,7 +306,7 @@ def evaluate(
         raise ValueError(f"{unknown[0]!r} is no label; known are {list(labels)}")
     if None in truth:
         raise ValueError("the truth of an item is None; leave items without a label out")
-    correct = tuple(p == t for p, t in zip(predictions, truth, strict=True))
+    correct = tuple(bool(p == t) for p, t in zip(predictions, truth, strict=True))
     hits = Counter(t for t, right in zip(truth, correct, strict=True) if right)
     recall = {label: hits[label] / n for label, n in Counter(truth).items()}
     return Evaluation(
@@ -294,8 +330,6 @@ class Comparison(NamedTuple):
 
 def compare(first: Evaluation, second: Evaluation) -> Comparison:
     """Compare two methods item by item (McNemar's exact test). ValueError for other items."""
-    p_value = paired_p_value(first.correct, second.correct)
-    pairs = Counter(zip(first.correct, second.correct, strict=True))
-    only_first, only_second = pairs[True, False], pairs[False, True]
+    only_first, only_second = _disagreements(first.correct, second.correct)
     difference = (only_first - only_second) / len(first.correct)
-    return Comparison(difference, p_value, only_first, only_second)
+    return Comparison(difference, _mcnemar(only_first, only_second), only_first, only_second)

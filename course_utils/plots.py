@@ -106,7 +106,7 @@ def intervals(
     levels: Mapping[str, float] | None = None,
     dots: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
 ) -> None:
-    """Draw shares with their intervals: `series[name][place]` is a `metrics.Proportion`.
+    """Draw shares with their intervals: `series[name][place]` is a `metrics.Interval`.
 
     The places stand along the x axis, the same ones in every series. `levels` are named lines
     across, such as a baseline; `dots[name][place]` single values beside the interval of all.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -22,6 +24,26 @@ def test_perplexity_of_a_fair_die_is_six():
     assert metrics.perplexity([math.log(1 / 6)] * 4) == pytest.approx(6)
     with pytest.raises(ValueError, match="no tokens"):
         metrics.perplexity([])
+
+
+@pytest.mark.parametrize("logprobs", [[-800.0], [-1.0, -math.inf]])
+def test_perplexity_beyond_floats_is_infinite(logprobs):
+    assert metrics.perplexity(logprobs) == math.inf
+
+
+def test_perplexity_of_one_certain_token_and_of_the_largest_that_floats_hold():
+    assert metrics.perplexity([0.0]) == 1
+    assert metrics.perplexity([-709.0]) == pytest.approx(math.exp(709))
+
+
+def test_numbers_of_numpy_and_torch_are_as_good_as_pythons():
+    assert metrics.perplexity(np.log(np.full(4, 0.25))) == pytest.approx(4)
+    assert metrics.perplexity(torch.full((4,), 0.25).log()) == pytest.approx(4)
+    assert metrics.accuracy(np.array([True, False])) == metrics.accuracy([True, False])
+    assert metrics.paired_p_value(torch.tensor([1, 1, 0]), [False, False, True]) == 1.0
+    assert metrics.ngrams("abc", np.int64(2)) == [("a", "b"), ("b", "c")]
+    found = evaluate(np.array(LABELS), np.array(LABELS), labels=np.array(LABELS).tolist())
+    assert found == evaluate(LABELS, LABELS, labels=LABELS)
 
 
 def test_perplexity_equals_torch_cross_entropy():
@@ -104,6 +126,18 @@ def test_mean_interval_lies_within_the_scores(scores):
     assert found == metrics.mean_interval(scores, resamples=50)
 
 
+@pytest.mark.parametrize("interval", [metrics.accuracy, metrics.mean_interval])
+@pytest.mark.parametrize("confidence", [0, 1, 95])
+def test_confidence_is_a_share(interval, confidence):
+    with pytest.raises(ValueError, match=f"confidence is {confidence}; it lies between 0 and 1"):
+        interval([True, False], confidence)
+
+
+def test_mean_interval_of_no_resamples():
+    with pytest.raises(ValueError, match="resamples is 0"):
+        metrics.mean_interval([0.5], resamples=0)
+
+
 def test_mean_interval_of_nothing():
     with pytest.raises(ValueError, match="at least one"):
         metrics.mean_interval([])
@@ -125,23 +159,6 @@ def test_distinct_n_by_hand():
         metrics.ngrams("ab", 0)
 
 
-@pytest.mark.parametrize(
-    ("text", "looping"),
-    [
-        ("xababab", True),
-        ("abababx", False),
-        ("xabab", False),
-        ("xaaa", False),
-        ("xaaaaaa", True),
-        ("", False),
-        ("abcabcabc", True),
-        ("abcabcabd", False),
-    ],
-)
-def test_ends_in_loop(text, looping):
-    assert metrics.ends_in_loop(text) is looping
-
-
 def test_time_ratio_finds_the_slower():
     ratio = metrics.time_ratio(lambda: time.sleep(0.002), lambda: time.sleep(0.02), repeats=3)
     assert ratio.low <= ratio.median <= ratio.high
@@ -153,12 +170,26 @@ def test_time_ratio_finds_the_slower():
         metrics.time_ratio(time.time, time.sleep, repeats=0)
 
 
-def test_parameter_bytes_counts_tied_weights_once():
-    a, b = torch.nn.Linear(3, 5), torch.nn.Linear(3, 5)
-    assert metrics.parameter_bytes(a) == 4 * (15 + 5)
-    b.weight = a.weight
-    assert metrics.parameter_bytes(torch.nn.Sequential(a, b)) == 4 * (15 + 5 + 5)
-    assert metrics.parameter_bytes(a.half()) == 2 * (15 + 5)
+def test_time_ratio_refuses_before_it_calls():
+    called = []
+    with pytest.raises(ValueError, match="itself"):
+        metrics.time_ratio(called.clear, called.clear)
+    call = partial(called.append, 1)
+    with pytest.raises(ValueError, match="itself"):
+        metrics.time_ratio(call, call)
+    with pytest.raises(ValueError, match="warmup is -1"):
+        metrics.time_ratio(call, called.clear, warmup=-1)
+    with pytest.raises(ValueError, match="repeats is 0"):
+        metrics.time_ratio(call, called.clear, repeats=0)
+    assert called == []
+
+
+def test_calls_take_turns_in_alternating_order():
+    called, ticks = [], iter(range(100))
+    calls = partial(called.append, "a"), partial(called.append, "b")
+    pairs = metrics.timed_in_turns(*calls, 3, warmup=2, clock=lambda: next(ticks))
+    assert "".join(called) == "abab" + "ab" + "ba" + "ab"
+    assert pairs == [(1, 1)] * 3
 
 
 def test_kept_for_backward_by_hand():

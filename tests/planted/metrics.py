@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -65,21 +66,8 @@ def distinct_n_mean_of_texts(texts, n):
     return sum(right["distinct_n"]([text], n) for text in texts) / len(texts)
 
 
-def ends_in_loop_anywhere(tokens, times=3, shortest=2):
-    return any(right["ends_in_loop"](tokens[:end]) for end in range(len(tokens) + 1))
-
-
-def ends_in_loop_twice(tokens, times=3, shortest=2):
-    return right["ends_in_loop"](tokens, 2, shortest)
-
-
 def time_ratio_upside_down(fast, slow, repeats=5, warmup=1):
     return right["time_ratio"](slow, fast, repeats, warmup)
-
-
-def parameter_bytes_counting_twice(module):
-    state = module.state_dict().values()
-    return sum(tensor.numel() * tensor.element_size() for tensor in state)
 
 
 def checksum_of_shapes(module):
@@ -131,6 +119,15 @@ def compare_only_accuracies(first, second):
     return Comparison(got.difference, 1.0, got.only_first, got.only_second)
 
 
+def timed_without_turns(first, second, repeats, *, warmup=1, clock=time.perf_counter):
+    """All calls of the one, then all of the other: a change of load hits one of them."""
+    sides = []
+    for call in (first, second):
+        sides.append([right["timed_in_turns"](call, int, 1, warmup=warmup, clock=clock)[0][0]])
+        sides[-1] *= repeats
+    return list(zip(*sides, strict=True))
+
+
 BUGS = [
     Bug("perplexity", "sums instead of averaging", perplexity_of_sum),
     Bug("perplexity", "takes nats for bits", perplexity_in_bits),
@@ -142,10 +139,8 @@ BUGS = [
     Bug("mean_interval", "leaves out twice as much", mean_interval_one_sided),
     Bug("paired_p_value", "is one-sided", paired_p_value_one_sided, tests="paired_test"),
     Bug("distinct_n", "averages over texts", distinct_n_mean_of_texts),
-    Bug("ends_in_loop", "finds a loop that was left again", ends_in_loop_anywhere),
-    Bug("ends_in_loop", "is content with two", ends_in_loop_twice),
+    Bug("timed_in_turns", "takes no turns", timed_without_turns, tests="take_turns"),
     Bug("time_ratio", "divides the wrong way", time_ratio_upside_down),
-    Bug("parameter_bytes", "counts tied weights twice", parameter_bytes_counting_twice),
     Bug("checksum", "looks at shapes only", checksum_of_shapes),
     Bug("kept_for_backward", "counts shared storage twice", kept_counts_twice),
     Bug("kept_for_backward", "measures the result", kept_counts_the_result),

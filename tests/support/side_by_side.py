@@ -21,6 +21,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from course_utils.metrics import timed_in_turns
+
 Call = Callable[[], object]
 
 
@@ -52,27 +54,6 @@ def threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def seconds(call: Call, clock: Callable[[], float]) -> float:
-    start = clock()
-    call()
-    return clock() - start
-
-
-def pairs(
-    ours: Call, theirs: Call, repeats: int, clock: Callable[[], float]
-) -> list[tuple[float, float]]:
-    """Seconds of both sides, once for warming up and then `repeats` times in turns."""
-    ours(), theirs()
-    found = []
-    for i in range(repeats):
-        if i % 2:
-            their_seconds, our_seconds = seconds(theirs, clock), seconds(ours, clock)
-        else:
-            our_seconds, their_seconds = seconds(ours, clock), seconds(theirs, clock)
-        found.append((our_seconds, their_seconds))
-    return found
-
-
 def compare(
     name: str,
     ours: Call,
@@ -84,10 +65,10 @@ def compare(
 ) -> Row:
     """Time both sides; `floor` is the least ratio that is promised, None where nothing is."""
     with threads(1):
-        found = pairs(ours, theirs, repeats, time.process_time)
+        found = timed_in_turns(ours, theirs, repeats, clock=time.process_time)
     ratios = [their_time / our_time for our_time, their_time in found]
     our_ms, their_ms = (1e3 * statistics.median(side) for side in zip(*found, strict=True))
-    clocked = pairs(ours, theirs, repeats, time.perf_counter) if clock else []
+    clocked = timed_in_turns(ours, theirs, repeats) if clock else []
     clock_ratio = statistics.median(theirs / ours for ours, theirs in clocked) if clock else None
     middle = statistics.median(ratios)
     return Row(name, our_ms, their_ms, middle, min(ratios), max(ratios), floor, clock_ratio)
