@@ -1,0 +1,200 @@
+"""The outermost values that each check allows, and the nearest that it refuses.
+
+A check written with the wrong one of < and <= refuses what it should allow, and tests of refusals
+alone do not notice.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from course_utils import engines, metrics, training
+from course_utils.architectures import attention, gradient_flow, kv_cache, objectives, recurrent
+from course_utils.backends import protocol
+from course_utils.inference import decoding, processors, search
+from course_utils.prompting import acting, prompts, ranking, reasoning, retrieval
+from course_utils.prompting.prompts import Shot
+from course_utils.recipes import word_problems
+from course_utils.tasks import pronunciation
+
+LOGITS = torch.tensor([[0.5, 2.0, 1.0]])
+IDS = torch.tensor([[0, 1]])
+SHOTS = [Shot("fine", "yes"), Shot("bad", "no"), Shot("so so", "no")]
+WORDS = [pronunciation.Entry(word, (("K", "AE", "T"),)) for word in ("cat", "bat", "hat", "mat")]
+LAST = np.array([0.5, 0.1])
+
+
+class Edge(NamedTuple):
+    """A check: `call(value)` with one argument put in, and what it allows and refuses."""
+
+    call: Callable[[Any], object]
+    allowed: tuple
+    refused: tuple
+
+
+def likeliest_is_one(ids: torch.Tensor) -> torch.Tensor:
+    return LOGITS.expand(len(ids), -1)
+
+
+def train(steps: int) -> None:
+    weight = torch.ones(1, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    training.train(lambda x: (weight * x).sum(), [1.0], optimizer, steps=steps)
+
+
+def cropped(length: int) -> None:
+    cache = kv_cache.KVCache(1)
+    cache.layers[0].extend(torch.zeros(1, 1, 3, 2), torch.zeros(1, 1, 3, 2))
+    cache.crop(length)
+
+
+def clipped(max_norm: float) -> float:
+    weight = torch.ones(1, requires_grad=True)
+    weight.grad = torch.ones(1)
+    return gradient_flow.clip_gradients([weight], max_norm)
+
+
+EDGES = {
+    "metrics.ngrams n": Edge(lambda n: metrics.ngrams("abc", n), (1, 4), (0,)),
+    "metrics.distinct_n n": Edge(lambda n: metrics.distinct_n(["abc"], n), (1, 3), (0, 4)),
+    "metrics.mean_interval resamples": Edge(
+        lambda n: metrics.mean_interval([0.5], resamples=n), (1,), (0,)
+    ),
+    "metrics.accuracy confidence": Edge(
+        lambda x: metrics.accuracy([True], x), (1e-9, 0.999), (0, 1)
+    ),
+    "metrics.time_ratio repeats": Edge(
+        lambda n: metrics.time_ratio(math.gamma, math.erf, n, 0), (), (0,)
+    ),
+    "metrics.timed_in_turns warmup": Edge(
+        lambda n: metrics.timed_in_turns(int, float, 1, warmup=n), (0,), (-1,)
+    ),
+    "metrics.timed_in_turns repeats": Edge(
+        lambda n: metrics.timed_in_turns(int, float, n), (1,), (0,)
+    ),
+    "metrics.check_labels labels": Edge(
+        metrics.check_labels, (["a", "b"],), (["a"], ["a", ""], ["a", "a"])
+    ),
+    "training.train steps": Edge(train, (1,), (0, 2)),
+    "processors.temperature": Edge(
+        lambda x: processors.temperature(LOGITS, x), (0, 1e-6, 1e6), (-1e-6, math.inf)
+    ),
+    "processors.top_k": Edge(lambda k: processors.top_k(LOGITS, k), (1, 3, 4), (0,)),
+    "processors.top_p": Edge(lambda p: processors.top_p(LOGITS, p), (0, 1), (-1e-6, 1.001)),
+    "processors.min_p": Edge(lambda p: processors.min_p(LOGITS, p), (0, 1), (-1e-6, 1.001)),
+    "processors.repetition_penalty": Edge(
+        lambda x: processors.repetition_penalty(LOGITS, IDS, x), (1e-6, 1e6), (0, math.inf)
+    ),
+    "processors.no_repeat_ngram": Edge(
+        lambda n: processors.no_repeat_ngram(LOGITS, IDS, n), (0, 1, 5), (-1,)
+    ),
+    "decoding.greedy max_new_tokens": Edge(
+        lambda n: decoding.greedy(likeliest_is_one, IDS, n), (1,), (0,)
+    ),
+    "search.beam_search num_beams": Edge(
+        lambda n: search.beam_search(likeliest_is_one, IDS, 1, num_beams=n), (1,), (0,)
+    ),
+    "search.beam_search max_new_tokens": Edge(
+        lambda n: search.beam_search(likeliest_is_one, IDS, n, num_beams=2), (1,), (0,)
+    ),
+    "objectives.hide_tokens rate": Edge(
+        lambda x: objectives.hide_tokens(IDS, 2, 3, rate=x), (1e-6, 1), (0, 1.001)
+    ),
+    "gradient_flow.clip_gradients max_norm": Edge(clipped, (1e-9, 1e9), (0, math.nan)),
+    "gradient_flow.recall_batch batch": Edge(
+        lambda n: gradient_flow.recall_batch(n, 2, 4), (1,), (0,)
+    ),
+    "gradient_flow.recall_batch delay": Edge(
+        lambda n: gradient_flow.recall_batch(2, n, 4), (0,), (-1,)
+    ),
+    "gradient_flow.recall_batch n_symbols": Edge(
+        lambda n: gradient_flow.recall_batch(2, 2, n), (1,), (0,)
+    ),
+    "kv_cache.KVCache n_layers": Edge(kv_cache.KVCache, (1,), (0,)),
+    "kv_cache.KVCache.crop length": Edge(cropped, (0, 3), (-1, 4)),
+    "attention.causal_mask n_queries": Edge(lambda n: attention.causal_mask(n, 3), (1, 3), (4,)),
+    "recurrent.Recurrent d_hidden": Edge(lambda n: recurrent.Recurrent("rnn", 2, n), (1,), (0,)),
+    "recurrent.Recurrent d_in": Edge(lambda n: recurrent.Recurrent("rnn", n, 2), (1,), (0,)),
+    "prompts.random_shots k": Edge(
+        lambda k: prompts.random_shots(SHOTS, k, seed=0), (0, 3), (-1, 4)
+    ),
+    "prompts.different_orders n": Edge(
+        lambda n: prompts.different_orders(SHOTS, n, seed=0), (1, 6), (0, 7)
+    ),
+    "ranking.recall_at_k k": Edge(lambda k: ranking.recall_at_k(["a"], ["a"], k), (1, 2), (0,)),
+    "ranking.ndcg_at_k gain": Edge(
+        lambda x: ranking.ndcg_at_k(["a"], {"a": 1.0, "b": x}, 1), (0.0,), (-0.5,)
+    ),
+    "acting.react max_steps": Edge(
+        lambda n: next(acting.react("Who?", [], {}, max_steps=n)), (1,), (0,)
+    ),
+    "reasoning.self_consistency samples": Edge(
+        lambda n: next(reasoning.self_consistency("Who?", [], str, n)), (1,), (0,)
+    ),
+    "retrieval.chunk_words overlap": Edge(
+        lambda n: retrieval.chunk_words("a b c", size=2, overlap=n), (0, 1), (-1, 2)
+    ),
+    "retrieval.chunk_words size": Edge(
+        lambda n: retrieval.chunk_words("a b c", size=n, overlap=0), (1,), (0,)
+    ),
+    "retrieval.chunk_blocks size": Edge(
+        lambda n: retrieval.chunk_blocks("a b c", size=n), (1,), (0,)
+    ),
+    "retrieval.bm25_scores k1": Edge(
+        lambda x: retrieval.bm25_scores(["a"], [["a"]], k1=x), (1e-9,), (0, math.inf)
+    ),
+    "retrieval.bm25_scores b": Edge(
+        lambda x: retrieval.bm25_scores(["a"], [["a"]], b=x), (0, 1), (-0.01, 1.01)
+    ),
+    "retrieval.top_k k": Edge(lambda k: retrieval.top_k(LAST, k), (1, 2, 3), (0,)),
+    "retrieval.embedder batch_size": Edge(
+        lambda n: retrieval.embedder(str, str, batch_size=n), (1,), (0,)
+    ),
+    "retrieval.reciprocal_rank_fusion k": Edge(
+        lambda k: retrieval.reciprocal_rank_fusion([["a"]], k=k), (0,), (-1,)
+    ),
+    "pronunciation.split n_test": Edge(
+        lambda n: pronunciation.split(WORDS, n_test=n, n_dev=1), (0, 2), (-1, 3)
+    ),
+    "pronunciation.split n_dev": Edge(
+        lambda n: pronunciation.split(WORDS, n_test=1, n_dev=n), (0, 2), (-1, 3)
+    ),
+    "pronunciation.batches size": Edge(
+        lambda n: next(pronunciation.batches(WORDS, n)), (1, 5), (0,)
+    ),
+    "word_problems.generate per_template": Edge(
+        lambda n: word_problems.generate("dev", per_template=n), (1,), (0,)
+    ),
+    "protocol.window_of wanted": Edge(
+        lambda n: protocol.window_of(n, 512), (protocol.SMALLEST_WINDOW, 512, None), (1, 513)
+    ),
+    "engines.load_engine parallel": Edge(
+        lambda n: engines.load_engine("nothing", parallel=n), (), (0,)
+    ),
+}
+
+
+def rows(which: str) -> list:
+    return [
+        pytest.param(edge.call, value, id=f"{name}={value}")
+        for name, edge in EDGES.items()
+        for value in getattr(edge, which)
+    ]
+
+
+@pytest.mark.parametrize(("call", "value"), rows("allowed"))
+def test_the_outermost_value_is_allowed(call: Callable, value: Any) -> None:
+    call(value)
+
+
+@pytest.mark.parametrize(("call", "value"), rows("refused"))
+def test_the_next_value_is_refused_by_name(call: Callable, value: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape(str(value))):
+        call(value)
