@@ -98,8 +98,12 @@ def seed_everything(seed: int) -> torch.Generator:
 
 
 def threads() -> int:
-    """Number of CPU threads to compute with: OMP_NUM_THREADS if set, else the cores allowed."""
-    if (wanted := os.environ.get("OMP_NUM_THREADS", "")).isdigit() and int(wanted) > 0:
+    """Number of CPU threads to compute with: OMP_NUM_THREADS if set, else the cores allowed.
+
+    Of a list such as "4,2" (threads within threads) the first number counts, as in OpenMP.
+    """
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if wanted.isdigit() and int(wanted) > 0:
         return int(wanted)
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

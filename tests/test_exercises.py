@@ -115,7 +115,7 @@ def test_spoilt_array_is_reported_and_the_next_attempt_gets_a_fresh_one(capsys):
         values *= 2
         return values.copy()
 
-    assert "changed its input" in first_problem(arrays, in_place)
+    assert "changed its input" in str(first_problem(arrays, in_place))
     assert first_problem(arrays, lambda x: x + x) is None
 
 
@@ -217,7 +217,7 @@ def declared():
             yield pytest.param(exercise, id=f"{module.name}.{name}")
 
 
-@pytest.mark.parametrize("exercise", declared())
+@pytest.mark.parametrize("exercise", list(declared()))
 def test_declared_exercise_accepts_its_reference_and_rejects_every_mistake(exercise):
     assert first_problem(exercise, exercise.reference) is None
     assert len(exercise.mistakes) >= 2

@@ -71,8 +71,14 @@ def test_seed_repeats_everything():
     assert draw() == draw()
 
 
-def test_threads_respect_the_environment(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert threads() == 3
+@pytest.mark.parametrize(("named", "number"), [("3", 3), ("4,2", 4), (" 2 ", 2), ("1", 1)])
+def test_threads_respect_the_environment(monkeypatch, named, number):
+    monkeypatch.setenv("OMP_NUM_THREADS", named)
+    assert threads() == number
+
+
+def test_threads_are_the_cores_allowed_where_the_environment_names_no_number(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "0")
+    assert threads() >= 1
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
     assert threads() >= 1
