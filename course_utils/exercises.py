@@ -32,7 +32,8 @@ class Exercise:
     """One exercise: hand-worked cases, a tested reference for more inputs, and likely mistakes.
 
     `inputs` yields argument tuples for which `reference` gives the answer; `mistakes` maps a
-    sentence about a likely mistake to a function that makes it; `atol` is the tolerance of floats.
+    sentence about a likely mistake to a function that makes it and takes all that `reference`
+    takes, because the tests plant it there; `atol` is the tolerance of floats.
     """
 
     reference: Callable
