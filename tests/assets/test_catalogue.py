@@ -1,4 +1,4 @@
-"""The catalogue, the cache's folder, and how quick an import is."""
+"""The catalogue: what it says of each asset, and the folder that the assets are kept in."""
 
 from __future__ import annotations
 
@@ -87,3 +87,15 @@ def test_decoder_embeddings_are_tied(smollm2):
     assert model.lm_head.weight is model.model.embed_tokens.weight
     folder = catalogue.cache_folder() / "smollm2-transformers"
     assert "lm_head.weight" not in load_file(folder / "model.safetensors")
+
+
+def test_a_catalogue_that_cannot_be_read(world):
+    for text, word in (("version = 2", "format 2"), ("[toy", "cannot be read"), ("", "version")):
+        world.catalogue.write_text(text)
+        catalogue._read_catalogue.cache_clear()
+        with pytest.raises(AssetError, match=word):
+            catalogue.names()
+    world.catalogue.unlink()
+    catalogue._read_catalogue.cache_clear()
+    with pytest.raises(AssetError, match=r"restore data/assets\.toml"):
+        catalogue.names()

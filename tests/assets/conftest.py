@@ -1,0 +1,43 @@
+"""What the tests of assets share: a world with one made-up asset, and its index on a server."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import os
+import threading
+
+import pytest
+from toy_index import Handler, World
+
+from course_utils.assets import fetching
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch) -> World:
+    for name in [n for n in os.environ if n.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    world = World(tmp_path)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", world.index.as_uri())
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    # Starting pip takes most of a second; the tests of the settings and all subprocesses do it.
+    monkeypatch.setattr(fetching, "_pip_configuration", fetching._pip_variables)
+    monkeypatch.setenv("COURSE_CACHE", str(world.cache))
+    monkeypatch.setenv("COURSE_ASSETS", str(world.catalogue))
+    return world
+
+
+@pytest.fixture
+def server(world, monkeypatch):
+    """The index of `world` on a loopback server."""
+    handler = functools.partial(Handler, directory=str(world.index.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.sent, server.delay, server.broken = 0, 0.0, 0
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{server.server_port}/simple/")
+        yield server
+        server.shutdown()
+        thread.join()
