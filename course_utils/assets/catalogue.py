@@ -74,12 +74,26 @@ def _stays_inside(name: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """Return the folder that assets are kept in: COURSE_CACHE, or the user's cache folder."""
-    if chosen := os.environ.get("COURSE_CACHE"):
-        return Path(chosen).expanduser().absolute()
+    """Return the folder that assets are kept in: COURSE_CACHE, or the user's cache folder.
+
+    Raises AssetError where neither is known, as for a user without a home folder.
+    """
+    folder = os.path.expanduser(os.environ.get("COURSE_CACHE") or _users_cache())
+    if folder.startswith("~"):  # it could not be expanded
+        raise AssetError(
+            f"there is no folder to keep models and data in (no home folder is known for {folder});"
+            " set COURSE_CACHE to the full path of a folder that you can write to"
+        )
+    return Path(folder).absolute()
+
+
+def _users_cache() -> str:
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("llms-measured", appauthor=False))
+    try:
+        return platformdirs.user_cache_dir("llms-measured", appauthor=False)
+    except RuntimeError:  # newer versions refuse where older ones leave the ~ in place
+        return "~"
 
 
 def data_folder() -> Path:
@@ -92,7 +106,7 @@ def data_folder() -> Path:
 def _catalogue_file() -> Path:
     """Return the catalogue: COURSE_ASSETS, or the one among the course's own data."""
     if chosen := os.environ.get("COURSE_ASSETS"):
-        return Path(chosen)
+        return Path(os.path.expanduser(chosen))
     return data_folder() / "assets.toml"
 
 

@@ -44,7 +44,7 @@ def default_threads() -> int:
 
 def gguf_file(model: str | Path) -> Path:
     """Return the GGUF file of a model; say so when it is a folder for transformers instead."""
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))  # unlike Path's, never raises
     if (folder / "config.json").is_file() and not any(folder.glob("*.gguf")):
         raise EngineError(
             f"{str(model)!r} is a folder for transformers, and llama.cpp reads a .gguf file; "

@@ -99,3 +99,30 @@ def test_a_catalogue_that_cannot_be_read(world):
     catalogue._read_catalogue.cache_clear()
     with pytest.raises(AssetError, match=r"restore data/assets\.toml"):
         catalogue.names()
+
+
+@pytest.mark.parametrize("chosen", ["", "~nobody-of-that-name/models"])
+def test_without_a_home_folder_the_cache_asks_for_one(monkeypatch, chosen):
+    monkeypatch.setenv("COURSE_CACHE", chosen)
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a uid without an entry in passwd
+    with pytest.raises(AssetError, match="set COURSE_CACHE to the full path") as caught:
+        catalogue.cache_folder()
+    assert "\n" not in str(caught.value)
+    monkeypatch.setenv("COURSE_CACHE", "/somewhere")
+    assert catalogue.cache_folder() == Path("/somewhere")
+
+
+def test_a_model_of_an_unknown_users_home_is_no_folder(monkeypatch):
+    with pytest.raises(AssetError, match="there is no such file"):
+        models.gguf_path("~nobody-of-that-name/model.gguf")
+    with pytest.raises(AssetError, match="could not be loaded"):
+        models.load_decoder("~nobody-of-that-name/model")
+
+
+def test_the_catalogue_may_lie_in_the_home_folder(monkeypatch, tmp_path):
+    (tmp_path / "mine.toml").write_text("version = 1\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("COURSE_ASSETS", "~/mine.toml")
+    assert catalogue.names() == []
