@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -111,7 +112,9 @@ def convert(asset: Asset, progress: Progress | None = None, *, verify: bool = Fa
     size = next(m.size for m in asset.members if m.name.endswith(".gguf"))
 
     def build(scratch: Path, report: cache.Report) -> None:
-        gguf = _only_gguf(fetch(asset), asset.name)
+        # One display for both: older versions of rich refuse a bar inside another's.
+        folder = fetch(asset, lambda _, *row: report(*row))
+        gguf = _only_gguf(folder, asset.name)
         report("convert", 0, size)
         _write_converted(gguf, scratch)
         report("convert", size, size)
@@ -156,7 +159,7 @@ def gguf_path(model: str | Path = "smollm2") -> Path:
     """
     if (asset := catalogue().get(str(model))) is not None:
         return _only_gguf(fetch(asset), str(model))
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     return path if path.suffix == ".gguf" and path.is_file() else _only_gguf(path, str(model))
 
 
@@ -177,7 +180,7 @@ def _only_gguf(folder: Path, model: str) -> Path:
 def _source_of(model: str, role: str) -> tuple[str, bool]:
     """Return what transformers should load, and whether it is local."""
     if (asset := catalogue().get(model)) is None:
-        folder = Path(model).expanduser()
+        folder = Path(os.path.expanduser(model))
         return (str(folder), True) if folder.is_dir() else (model, False)
     if asset.role != role:
         raise AssetError(

