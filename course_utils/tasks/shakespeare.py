@@ -126,8 +126,9 @@ def load() -> dict[str, str]:
     A play begins with its list of persons. The lines of title and author at the head, and
     "THE END" where an edition has it, are not part of the text.
     """
-    folder = fetch(describe("shakespeare"))
+    asset = describe("shakespeare")
+    folder = fetch(asset)
     return {
         member.title: _body((folder / member.name).read_text(encoding="ascii"))
-        for member in describe("shakespeare").members
+        for member in asset.members
     }
