@@ -18,9 +18,23 @@ export HF_HUB_OFFLINE := 1
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
+# Settings of pip that lead past .venv, or leave out what must be there. A 0 in a variable also
+# overrides a configuration file; the others can only be taken out of the environment.
+export PIP_USER := 0
+export PIP_NO_DEPS := 0
+export PIP_DRY_RUN := 0
+export PIP_REQUIRE_HASHES := 0
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_NO_BUILD_ISOLATION
+unexport PIP_PLATFORM PIP_PYTHON_VERSION PIP_IMPLEMENTATION PIP_ABI
+
+# A virtual environment holds its folder's absolute name, in its scripts and in what it imports:
+# a clone that was copied or moved would run another clone's code. There, .venv is made anew.
+MOVED := $(shell made_for="$$(sed -n 's/^command = .* -m venv //p' .venv/pyvenv.cfg 2>/dev/null)"; \
+	[ -z "$$made_for" ] || [ "$$made_for" = "$$(pwd -P)/.venv" ] || echo moved)
 
 .DEFAULT_GOAL := help
 .PHONY: help install course test lint unit notebooks lab bench book clean
+.PHONY: moved
 
 help:
 	@echo "make course   set up, fetch the models and data, run every notebook, write a report"
@@ -74,7 +88,11 @@ clean:
 	find course_utils tests notebooks -name __pycache__ -o -name .ipynb_checkpoints \
 		| xargs rm -rf
 
-$(BIN)/python:
+moved:
+	@echo "This clone was copied or moved since .venv was made: it is made anew"
+	@rm -rf .venv
+
+$(BIN)/python: $(MOVED)
 	@command -v $(PYTHON) >/dev/null || { \
 		echo "$(PYTHON) was not found. Install Python 3.11 or newer, or name one:" \
 			"make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 1; }
@@ -87,7 +105,7 @@ $(BIN)/python:
 	@echo "Creating .venv with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
 
-$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+$(INSTALLED): pyproject.toml constraints.txt $(MOVED) | $(BIN)/python
 	@echo "Installing into .venv (the first time this takes some minutes)"
 	@$(PIP) --editable '.[dev]' </dev/null
 	@touch $@

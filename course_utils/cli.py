@@ -37,11 +37,16 @@ ORDER = ("fetch", "run", "check", "record", "train", "claims", "badges", "new", 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="llms-measured")
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """LLMs, Measured: fetch, run, record and check the notebooks of the course.
 
     A NOTEBOOK is named by its number (09), its name (09_decoding) or a path; none means all.
     """
+    from course_utils.runner.checkout import require_own_code
+
+    if ctx.invoked_subcommand != "doctor":  # which says it in its own way
+        require_own_code()
 
 
 @main.command()

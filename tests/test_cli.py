@@ -312,6 +312,31 @@ def test_the_doctor_survives_what_is_broken(monkeypatch) -> None:
     assert "disk" in findings
 
 
+def test_the_doctor_and_the_commands_see_that_another_checkouts_code_runs(
+    tmp_path: Path, monkeypatch
+) -> None:
+    assert _findings()["code"].remedy == ""
+    toy_course.make(tmp_path)
+    (tmp_path / "course_utils").mkdir()
+    finding = next(f for f in doctor.examine(tmp_path) if f.subject == "code")
+    assert f"not that of this checkout in {tmp_path}" in finding.found
+    assert "make install" in finding.remedy
+    monkeypatch.chdir(tmp_path)
+    done = run("claims")
+    assert done.exit_code == 2
+    assert done.output.strip() == f"course: {finding.found}; {finding.remedy}"
+
+
+def test_the_doctor_knows_the_remedy_for_a_user_without_a_home(monkeypatch) -> None:
+    for name in ("COURSE_CACHE", "HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    findings = _findings()
+    for subject in ("assets", "disk"):
+        assert findings[subject].remedy.startswith("set COURSE_CACHE")
+        assert "no home folder" in findings[subject].found
+
+
 def test_a_problem_makes_the_doctors_status_1(monkeypatch) -> None:
     monkeypatch.setattr(doctor, "examine", lambda root: [doctor.Finding("disk", "full", "free it")])
     done = run("doctor")

@@ -13,6 +13,9 @@ from typing import NamedTuple
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from course_utils.assets.catalogue import AssetError
+from course_utils.runner.checkout import REMEDY, other_code
+
 NEEDED_FREE = 3e9  # bytes: archives, unpacked models, and one converted copy
 
 
@@ -28,6 +31,7 @@ def examine(root: Path) -> Iterator[Finding]:
     """Yield a finding for each thing that the course needs."""
     checks: tuple[Callable[[Path], Finding], ...] = (
         python,
+        code,
         packages,
         torch_build,
         gpu,
@@ -38,6 +42,9 @@ def examine(root: Path) -> Iterator[Finding]:
     for look in checks:
         try:
             yield look(root)
+        except AssetError as error:  # one sentence, the remedy at its end
+            what, _, remedy = str(error).rpartition("; ")
+            yield Finding(look.__name__.replace("_", " "), what, remedy)
         except Exception as error:  # a broken installation may fail in any way; say so, go on
             text = f"{type(error).__name__}: {error}"
             yield Finding(look.__name__.replace("_", " "), text, "run make course")
@@ -48,6 +55,13 @@ def python(root: Path) -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
     good = sys.version_info >= (3, 11)
     return Finding("python", version, "" if good else "install Python 3.11 or newer")
+
+
+def code(root: Path) -> Finding:
+    """Whether the code that runs is this checkout's."""
+    if told := other_code(root):
+        return Finding("code", told, REMEDY)
+    return Finding("code", f"course_utils of {root}")
 
 
 def pins(root: Path) -> dict[str, str]:
