@@ -7,7 +7,7 @@ real, 0 where it is padding; None means that all are real.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +23,8 @@ from course_utils.architectures.blocks import (
     check_mask,
     init_weights,
 )
-from course_utils.architectures.encoder_decoder import _greedy
 from course_utils.architectures.kv_cache import KVCache
-from course_utils.architectures.layers import check_ids
+from course_utils.architectures.layers import check_ids, check_one_prompt, one_each
 from course_utils.architectures.onednn import OneDNNLinear
 from course_utils.architectures.positions import rotary_angles, scaled_frequencies
 
@@ -159,25 +158,29 @@ class Decoder(nn.Module):
         hidden = self.hidden(ids, mask, cache)
         return self.out(hidden[:, -1:] if last_only else hidden)
 
-    @torch.inference_mode()
-    def greedy(
-        self,
-        ids: Tensor,
-        mask: Tensor | None = None,
-        *,
-        max_new: int,
-        stop: int | None = None,
-        use_cache: bool = True,
-    ) -> list[list[int]]:
-        """The likeliest next token, again and again, after ids (B, T): new ids, without the stop.
+    def read_and_reorder(self, mask: Tensor | None = None) -> tuple[Callable, Callable]:
+        """Two callables with which a decoding loop continues prompts that have this mask (B, T).
 
-        A batch of different lengths is padded on the left, its mask given.
+        `read(ids, cache)` takes ids (B, T) that follow those in the cache, None at first, and gives
+        the logits (B, V) of the next token, and the cache. `reorder(cache, rows)` keeps these rows.
+        Prompts of different lengths are padded on the left; what is written after them is real.
         """
-        cache = KVCache(self.sizes.n_layers) if use_cache else None
 
-        def next_logits(new: Tensor, everything: Tensor) -> Tensor:
-            width = everything.shape[1] - ids.shape[1]
-            seen = None if mask is None else F.pad(mask, (0, width), value=1)
-            return self(new if use_cache else everything, seen, cache, last_only=True)[:, -1]
+        def read(ids: Tensor, cache: tuple | None) -> tuple[Tensor, tuple]:
+            steps, seen = (KVCache(self.sizes.n_layers), mask) if cache is None else cache
+            if seen is not None:
+                new = steps.length + ids.shape[1] - seen.shape[1]
+                seen = F.pad(one_each(seen, len(ids), "masks"), (0, max(new, 0)), value=1)
+            with torch.inference_mode():
+                logits = self(ids, seen, steps, last_only=True)[:, -1]
+            return logits.clone(), (steps, seen)  # a clone: the caller may be out of that mode
 
-        return _greedy(next_logits, ids, max_new, stop)
+        def reorder(cache: tuple, rows: Tensor) -> tuple:
+            steps, seen = cache
+            if mask is not None:
+                check_one_prompt(mask)
+                seen = seen[rows]
+            steps.select(rows)
+            return steps, seen
+
+        return read, reorder

@@ -23,28 +23,14 @@ from course_utils.architectures.blocks import (
     gelu_tanh,
 )
 from course_utils.architectures.kv_cache import KVCache
-from course_utils.architectures.layers import check_ids, check_positive
+from course_utils.architectures.layers import (
+    check_ids,
+    check_one_prompt,
+    check_positive,
+    one_each,
+)
 from course_utils.architectures.onednn import OneDNNLinear
 from course_utils.architectures.positions import relative_buckets, sinusoidal_positions
-
-
-def _greedy(
-    next_logits: Callable[[Tensor, Tensor], Tensor], ids: Tensor, max_new: int, stop: int | None
-) -> list[list[int]]:
-    """Extend ids (B, T) by argmax until every row has said `stop`, or `max_new` times.
-
-    `next_logits(new, everything)` is given the ids it has not seen, and all of them.
-    """
-    start, new = ids.shape[1], ids
-    alive = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
-    while ids.shape[1] - start < max_new and alive.any():
-        new = next_logits(new, ids).argmax(dim=-1, keepdim=True)  # (B, 1)
-        ids = torch.cat([ids, new], dim=1)
-        if stop is not None:
-            alive &= new[:, 0] != stop
-    rows = ids[:, start:].tolist()
-    return [row[: row.index(stop)] if stop in row else row for row in rows]
-
 
 # ── encoder–decoder ───────────────────────────────────────────────────────────────────────────────
 
@@ -238,36 +224,29 @@ class EncoderDecoder(nn.Module):
         return self.decode(target, self.encode(source, mask), mask, target_mask)
 
     @torch.inference_mode()
-    def greedy(
-        self,
-        source: Tensor,
-        mask: Tensor | None = None,
-        *,
-        start: int,
-        stop: int,
-        max_new: int,
-        use_cache: bool = True,
-    ) -> list[list[int]]:
-        """The likeliest next token, again and again: ids of each target, without start and stop."""
-        memory = self.remember(self.encode(source, mask))
-        cache = KVCache(self.n_decoder_layers) if use_cache else None
+    def read_and_reorder(
+        self, source: Tensor, mask: Tensor | None = None
+    ) -> tuple[Callable, Callable]:
+        """Two callables with which a decoding loop writes targets of source ids (B, S).
 
-        def next_logits(new: Tensor, everything: Tensor) -> Tensor:
-            ids = new if use_cache else everything
-            return self.decode(ids, memory, mask, cache=cache)[:, -1]
-
-        first = torch.full((len(source), 1), start, dtype=torch.long, device=source.device)
-        return _greedy(next_logits, first, max_new, stop)
-
-    @torch.no_grad()
-    def next_logits(self, source: Tensor, mask: Tensor | None = None) -> Callable[[Tensor], Tensor]:
-        """For search: a function from prefixes (N, T) over one source (1, S) to logits (N, V)."""
+        `read(ids, cache)` takes target ids (B, T) that follow those in the cache, None at first,
+        and gives the logits (B, V) of the next one, and the cache. `reorder(cache, rows)` keeps
+        these rows. One source serves any number of targets; several have one target each.
+        """
         memory = self.remember(self.encode(source, mask))
 
-        @torch.no_grad()
-        def logits_after(ids: Tensor) -> Tensor:
-            rows = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
-            repeated = [(k[rows], v[rows]) for k, v in memory]
-            return self.decode(ids, repeated, None if mask is None else mask[rows])[:, -1]
+        def read(ids: Tensor, cache: KVCache | None) -> tuple[Tensor, KVCache]:
+            cache = KVCache(self.n_decoder_layers) if cache is None else cache
+            n = len(ids)
+            cross = [(one_each(k, n, "sources"), one_each(v, n, "sources")) for k, v in memory]
+            seen = None if mask is None else one_each(mask, n, "masks")
+            with torch.inference_mode():
+                logits = self.decode(ids, cross, seen, cache=cache)[:, -1]
+            return logits.clone(), cache  # a clone: the caller may be out of that mode
 
-        return logits_after
+        def reorder(cache: KVCache, rows: Tensor) -> KVCache:
+            check_one_prompt(source)
+            cache.select(rows)
+            return cache
+
+        return read, reorder

@@ -23,13 +23,15 @@ import torch
 from torch import Tensor
 
 from course_utils.architectures.objectives import IGNORED
+from course_utils.architectures.seq2seq import RecurrentSeq2Seq
 from course_utils.assets.catalogue import describe
 from course_utils.assets.fetching import fetch
+from course_utils.inference.decoding import Continuation, greedy
+from course_utils.inference.next_logits import CachedNextLogits
 from course_utils.metrics import ErrorRates, error_rates
 
 if TYPE_CHECKING:
     from course_utils.architectures.encoder_decoder import EncoderDecoder
-    from course_utils.architectures.seq2seq import RecurrentSeq2Seq
 
 
 LETTERS = tuple("'abcdefghijklmnopqrstuvwxyz")
@@ -194,15 +196,21 @@ def writer(model: EncoderDecoder | RecurrentSeq2Seq) -> Write:
 
     Words are brought to the device that the model is on.
     """
-    limits = {"start": START, "stop": STOP, "max_new": LONGEST}
-    masks = hasattr(model, "remember")  # a transformer masks its source, a recurrent net counts it
 
     def write(source: Tensor, mask: Tensor) -> list[list[int]]:
         device = next(model.parameters()).device
-        seen = mask if masks else mask.sum(dim=1)
-        return model.greedy(source.to(device), seen.to(device), **limits)
+        recurrent = isinstance(model, RecurrentSeq2Seq)  # which counts letters, and masks none
+        real = mask.sum(dim=1) if recurrent else mask
+        reader = CachedNextLogits(*model.read_and_reorder(source.to(device), real.to(device)))
+        start = torch.full((len(source), 1), START, device=device)
+        return without_stop(greedy(reader, start, LONGEST, stop=[STOP]))
 
     return write
+
+
+def without_stop(written: Iterable[Continuation]) -> list[list[int]]:
+    """Ids of continuations, without the stop that ended them."""
+    return [list(c.tokens[: -1 if c.finish_reason == "stop" else None]) for c in written]
 
 
 def transcribe(write: Write, words: Sequence[str], size: int = 512) -> list[list[str]]:

@@ -36,6 +36,8 @@ from course_utils.architectures.pretrained import (
     t5_config,
 )
 from course_utils.architectures.recurrent import Recurrent
+from course_utils.inference.decoding import greedy
+from course_utils.inference.next_logits import CachedNextLogits
 
 Compare = Callable[..., Row]
 
@@ -126,7 +128,8 @@ def decoder_training(
 
 @torch.no_grad()
 def our_tokens(model: nn.Module, ids: Tensor, n: int) -> list[int]:
-    return model.greedy(ids, max_new=n)[0]
+    reader = CachedNextLogits(*model.read_and_reorder())
+    return list(greedy(reader, ids, n)[0].tokens)
 
 
 @torch.no_grad()
