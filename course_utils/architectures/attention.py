@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from course_utils.architectures.kv_cache import LayerCache
 from course_utils.architectures.layers import check_positive
-from course_utils.architectures.onednn import OneDNNLinear
 from course_utils.architectures.positions import rotate
 
 # ── masks ─────────────────────────────────────────────────────────────────────────────────────────
@@ -201,10 +200,10 @@ class MultiHeadAttention(nn.Module):
         d_memory = d_model if d_memory is None else d_memory
         self.n_heads, self.n_kv_heads, self.d_head = n_heads, n_kv_heads, d_head
         self.scale, self.dropout = scale, dropout
-        self.query = OneDNNLinear(d_model, n_heads * d_head, bias=bias)
-        self.key = OneDNNLinear(d_memory, n_kv_heads * d_head, bias=bias)
-        self.value = OneDNNLinear(d_memory, n_kv_heads * d_head, bias=bias)
-        self.out = OneDNNLinear(n_heads * d_head, d_model if d_out is None else d_out, bias=bias)
+        self.query = nn.Linear(d_model, n_heads * d_head, bias=bias)
+        self.key = nn.Linear(d_memory, n_kv_heads * d_head, bias=bias)
+        self.value = nn.Linear(d_memory, n_kv_heads * d_head, bias=bias)
+        self.out = nn.Linear(n_heads * d_head, d_model if d_out is None else d_out, bias=bias)
         self.probe: Callable[[Tensor], Tensor | None] | None = None  # see `probed`
 
     def split(self, x: Tensor) -> Tensor:

@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.architectures.onednn import OneDNNLinear
-
 # ── parts that the families share ─────────────────────────────────────────────────────────────────
 
 
@@ -41,8 +39,8 @@ class FeedForward(nn.Module):
         self, d_model: int, d_ff: int, activation: Callable[[Tensor], Tensor], bias: bool = True
     ) -> None:
         super().__init__()
-        self.up = OneDNNLinear(d_model, d_ff, bias=bias)
-        self.down = OneDNNLinear(d_ff, d_model, bias=bias)
+        self.up = nn.Linear(d_model, d_ff, bias=bias)
+        self.down = nn.Linear(d_ff, d_model, bias=bias)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,9 +54,9 @@ class GatedFeedForward(nn.Module):
         self, d_model: int, d_ff: int, activation: Callable[[Tensor], Tensor] = F.silu
     ) -> None:
         super().__init__()
-        self.gate = OneDNNLinear(d_model, d_ff, bias=False)
-        self.up = OneDNNLinear(d_model, d_ff, bias=False)
-        self.down = OneDNNLinear(d_ff, d_model, bias=False)
+        self.gate = nn.Linear(d_model, d_ff, bias=False)
+        self.up = nn.Linear(d_model, d_ff, bias=False)
+        self.down = nn.Linear(d_ff, d_model, bias=False)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:

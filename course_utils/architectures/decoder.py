@@ -25,7 +25,6 @@ from course_utils.architectures.blocks import (
 )
 from course_utils.architectures.kv_cache import KVCache
 from course_utils.architectures.layers import check_ids, check_one_prompt, one_each
-from course_utils.architectures.onednn import OneDNNLinear
 from course_utils.architectures.positions import rotary_angles, scaled_frequencies
 
 # ── decoder ───────────────────────────────────────────────────────────────────────────────────────
@@ -84,7 +83,7 @@ class Decoder(nn.Module):
         self.tokens = nn.Embedding(sizes.vocab_size, sizes.d_model)
         self.blocks = nn.ModuleList(DecoderBlock(sizes) for _ in range(sizes.n_layers))
         self.norm = RMSNorm(sizes.d_model, sizes.eps)
-        self.out = OneDNNLinear(sizes.d_model, sizes.vocab_size, bias=False)
+        self.out = nn.Linear(sizes.d_model, sizes.vocab_size, bias=False)
         init_weights(self, std=0.02)
         for block in self.blocks:  # keeps the sum of the blocks' outputs near 1: GPT-2, §2.3
             for last in (block.attention.out, block.feed_forward.down):

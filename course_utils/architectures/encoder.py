@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from course_utils.architectures.attention import MultiHeadAttention, padding_mask
 from course_utils.architectures.blocks import FeedForward, check_length, check_mask, init_weights
 from course_utils.architectures.layers import check_ids
-from course_utils.architectures.onednn import OneDNNLinear
 
 # ── encoder ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -101,9 +100,9 @@ class MaskedLM(nn.Module):
         super().__init__()
         d, sizes = encoder.sizes.d_model, encoder.sizes
         self.encoder = encoder
-        self.transform = OneDNNLinear(d, d)
+        self.transform = nn.Linear(d, d)
         self.norm = nn.LayerNorm(d, eps=sizes.eps)
-        self.out = OneDNNLinear(d, sizes.vocab_size)
+        self.out = nn.Linear(d, sizes.vocab_size)
         init_weights(self.transform, std=0.02)
         nn.init.zeros_(self.out.bias)
         self.out.weight = encoder.tokens.weight  # tied: one table to read and to write

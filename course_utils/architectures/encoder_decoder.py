@@ -29,7 +29,6 @@ from course_utils.architectures.layers import (
     check_positive,
     one_each,
 )
-from course_utils.architectures.onednn import OneDNNLinear
 from course_utils.architectures.positions import relative_buckets, sinusoidal_positions
 
 # ── encoder–decoder ───────────────────────────────────────────────────────────────────────────────
@@ -159,7 +158,7 @@ class EncoderDecoder(nn.Module):
         self.tokens = nn.Embedding(sizes.vocab_size, sizes.d_model)
         self.encoder = Stack(sizes, sizes.n_layers, decoder=False)
         self.decoder = Stack(sizes, self.n_decoder_layers, decoder=True)
-        self.out = OneDNNLinear(sizes.d_model, sizes.vocab_size, bias=False)
+        self.out = nn.Linear(sizes.d_model, sizes.vocab_size, bias=False)
         self._draw_weights()
         if sizes.tied:
             self.out.weight = self.tokens.weight
@@ -168,7 +167,7 @@ class EncoderDecoder(nn.Module):
         """Deviation 1/√(inputs), and queries 1/√D smaller again, since scores are not scaled."""
         nn.init.normal_(self.tokens.weight)
         for module in self.modules():
-            if isinstance(module, OneDNNLinear):
+            if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
             if isinstance(module, Stack):
                 nn.init.normal_(module.position_bias.weight, std=self.sizes.d_model**-0.5)

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from course_utils.architectures.cells import GATES, State, Weights, check_kind, check_steps
 from course_utils.architectures.layers import check_ids, check_positive
-from course_utils.architectures.onednn import OneDNNLinear, linear, outer, product
+from course_utils.architectures.onednn import linear, outer, product
 
 # ── sequences of different length ─────────────────────────────────────────────────────────────────
 
@@ -378,7 +378,7 @@ class RecurrentLM(nn.Module):
         super().__init__()
         self.tokens = nn.Embedding(vocab_size, d_model)
         self.net = Recurrent(kind, d_model, d_model, n_layers=n_layers)
-        self.out = OneDNNLinear(d_model, vocab_size)
+        self.out = nn.Linear(d_model, vocab_size)
 
     def forward(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """ids (B, T), lengths (B,) -> logits (B, T, V)."""

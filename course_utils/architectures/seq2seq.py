@@ -17,7 +17,6 @@ from course_utils.architectures.layers import (
     copy_weights,
     one_each,
 )
-from course_utils.architectures.onednn import OneDNNLinear
 from course_utils.architectures.recurrent import Recurrent, check_lengths
 
 # ── encoder–decoder ───────────────────────────────────────────────────────────────────────────────
@@ -56,9 +55,9 @@ class RecurrentSeq2Seq(nn.Module):
             kind, d_model, each, n_layers=n_layers, bidirectional=bidirectional
         )
         self.decoder = Recurrent(kind, d_model, d_hidden, n_layers=n_layers)
-        self.score = OneDNNLinear(d_hidden, d_hidden, bias=False) if attention else None
-        self.combine = OneDNNLinear(2 * d_hidden, d_hidden, bias=False) if attention else None
-        self.out = OneDNNLinear(d_hidden, n_target)
+        self.score = nn.Linear(d_hidden, d_hidden, bias=False) if attention else None
+        self.combine = nn.Linear(2 * d_hidden, d_hidden, bias=False) if attention else None
+        self.out = nn.Linear(d_hidden, n_target)
         self.dropout = nn.Dropout(dropout)
 
     def encode(self, source: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, State]:
