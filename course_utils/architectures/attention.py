@@ -149,7 +149,9 @@ def fused_attention(
 
 def share_heads(kv: Tensor, n_heads: int) -> Tensor:
     """(B, G, T, D) -> (B, H, T, D): each of G heads serves H/G neighbours. Ainslie et al. 2023."""
-    return kv.repeat_interleave(n_heads // kv.shape[1], dim=1) if kv.shape[1] != n_heads else kv
+    if kv.shape[1] == n_heads:
+        return kv
+    return kv.repeat_interleave(n_heads // kv.shape[1], dim=1)
 
 
 def _check_heads(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
@@ -211,13 +213,13 @@ class MultiHeadAttention(nn.Module):
         return x.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
 
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """memory (B, T_k, d_memory) -> keys and values (B, G, T_k, D)."""
+        """What a sequence (B, T_k, d_memory) has to offer: keys and values (B, G, T_k, D)."""
         return self.split(self.key(memory)), self.split(self.value(memory))
 
     def forward(
         self,
         x: Tensor,
-        memory: Tensor | tuple[Tensor, Tensor] | None = None,
+        keys_values: tuple[Tensor, Tensor] | None = None,
         *,
         mask: Tensor | None = None,
         causal: bool = False,
@@ -225,20 +227,19 @@ class MultiHeadAttention(nn.Module):
         rotary: tuple[Tensor, Tensor] | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        """x (B, T_q, d_model) attends to itself, or to `memory` -> (B, T_q, d_out).
+        """x (B, T_q, d_model) attends to itself, or to another sequence -> (B, T_q, d_out).
 
-        `memory` is (B, T_k, d_memory) or its finished keys and values. `mask` (…, T_q, T_k) is True
-        where one may look; `bias` (…, T_q, T_k) is added to the scores; `rotary` holds the cosines
-        and sines of x's positions; `cache` adds the steps before x.
+        `keys_values` are those of the other sequence (cross-attention). `mask` (…, T_q, T_k) is
+        True where one may look; `bias` (…, T_q, T_k) is added to the scores; `rotary` holds the
+        cosines and sines of x's positions; `cache` adds the steps before x.
         """
         q = self.split(self.query(x))
-        k, v = (
-            memory
-            if isinstance(memory, tuple)
-            else self.keys_values(x if memory is None else memory)
-        )
+        if keys_values is None:
+            keys_values = self.keys_values(x)
+        k, v = keys_values
         if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
+            q = rotate(q, *rotary)
+            k = rotate(k, *rotary)
         if cache is not None:
             k, v = cache.extend(k, v)
         attended = self._attend(q, k, v, mask, causal, bias)
@@ -262,11 +263,13 @@ class MultiHeadAttention(nn.Module):
         if causal:
             triangle = causal_mask(q.shape[2], k.shape[2], q.device)
             mask = triangle if mask is None else mask & triangle
-        weights = attention_weights(
-            q, share_heads(k, self.n_heads), mask, scale=self.scale, bias=bias
-        )
+        k = share_heads(k, self.n_heads)
+        v = share_heads(v, self.n_heads)
+        weights = attention_weights(q, k, mask, scale=self.scale, bias=bias)
         replaced = self.probe(weights)
-        return (weights if replaced is None else replaced) @ share_heads(v, self.n_heads)
+        if replaced is not None:
+            weights = replaced
+        return weights @ v
 
 
 @contextmanager

@@ -108,9 +108,9 @@ def load_bert_weights(model: Encoder | MaskedLM, state: Mapping[str, Tensor]) ->
     encoder = model.encoder if isinstance(model, MaskedLM) else model
     ours = "encoder." if isinstance(model, MaskedLM) else ""
     embeddings = {
-        "tokens": "word_embeddings",
-        "positions": "position_embeddings",
-        "segments": "token_type_embeddings",
+        "token_embedding": "word_embeddings",
+        "position_embedding": "position_embeddings",
+        "segment_embedding": "token_type_embeddings",
     }
     names = _names(ours, "embeddings.", embeddings, "weight")
     names |= _names(ours, "embeddings.", {"norm": "LayerNorm"}, "weight", "bias")
@@ -124,7 +124,7 @@ def load_bert_weights(model: Encoder | MaskedLM, state: Mapping[str, Tensor]) ->
         "feed_forward.down": "output.dense",
         "feed_forward_norm": "output.LayerNorm",
     }
-    for i in range(encoder.sizes.n_layers):
+    for i in range(encoder.config.n_layers):
         names |= _names(f"{ours}blocks.{i}.", f"encoder.layer.{i}.", block, "weight", "bias")
     skip = ("pooler.", "embeddings.position_ids", "cls.predictions.decoder.")
     if isinstance(model, MaskedLM):
@@ -139,7 +139,7 @@ def load_llama_weights(model: Decoder, state: Mapping[str, Tensor]) -> None:
 
     ValueError lists what is missing, left over or of another size.
     """
-    names = {"tokens.weight": "embed_tokens.weight", "norm.weight": "norm.weight"}
+    names = {"token_embedding.weight": "embed_tokens.weight", "norm.weight": "norm.weight"}
     block = {
         "attention.query": "self_attn.q_proj",
         "attention.key": "self_attn.k_proj",
@@ -151,11 +151,11 @@ def load_llama_weights(model: Decoder, state: Mapping[str, Tensor]) -> None:
         "feed_forward.down": "mlp.down_proj",
         "feed_forward_norm": "post_attention_layernorm",
     }
-    for i in range(model.sizes.n_layers):
+    for i in range(model.config.n_layers):
         names |= _names(f"blocks.{i}.", f"layers.{i}.", block, "weight")
-    if not model.sizes.tied:
+    if not model.config.tied:
         names["out.weight"] = "lm_head.weight"
-    skip = ("rotary_emb.", *(("lm_head.",) if model.sizes.tied else ()))
+    skip = ("rotary_emb.", *(("lm_head.",) if model.config.tied else ()))
     copy_weights(model, _without(state, "model.", skip), names, "Llama")
 
 
@@ -164,19 +164,19 @@ def load_t5_weights(model: EncoderDecoder, state: Mapping[str, Tensor]) -> None:
 
     ValueError lists what is missing, left over or of another size.
     """
-    names = {"tokens.weight": "shared.weight"}
-    sides = {"encoder": model.sizes.n_layers, "decoder": model.n_decoder_layers}
+    names = {"token_embedding.weight": "shared.weight"}
+    sides = {"encoder": model.config.n_layers, "decoder": model.n_decoder_layers}
     for side, n_layers in sides.items():
         names[f"{side}.norm.weight"] = f"{side}.final_layer_norm.weight"
         first = f"{side}.block.0.layer.0.SelfAttention"
         names[f"{side}.position_bias.weight"] = f"{first}.relative_attention_bias.weight"
-        block = _t5_block(side == "decoder", model.sizes.gated)
+        block = _t5_block(side == "decoder", model.config.gated)
         for i in range(n_layers):
             names |= _names(f"{side}.blocks.{i}.", f"{side}.block.{i}.layer.", block, "weight")
-    if not model.sizes.tied:
+    if not model.config.tied:
         names["out.weight"] = "lm_head.weight"
     skip = ("encoder.embed_tokens.", "decoder.embed_tokens.")  # the shared table again
-    skip += ("lm_head.",) if model.sizes.tied else ()
+    skip += ("lm_head.",) if model.config.tied else ()
     copy_weights(model, _without(state, "transformer.", skip), names, "T5")
 
 

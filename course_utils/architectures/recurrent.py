@@ -266,9 +266,9 @@ class Recurrent(nn.Module):
         sequence ends; a sequence of length 0 keeps its first state. Raises ValueError on sizes that
         do not fit.
         """
-        kind = x.device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            with torch.autocast(kind, enabled=False):  # the scans stay in the weights' precision
+        device = x.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):  # the scans stay in the weights' precision
                 return self.forward(x.to(self.weight_ih_l0.dtype), lengths, state)
         self._check_inputs(x)
         lengths = check_lengths(lengths, x)
@@ -285,7 +285,9 @@ class Recurrent(nn.Module):
                 lasts.append(last)
             x = torch.cat(outputs, dim=-1) if self.directions == 2 else outputs[0]
         parts = tuple(torch.stack(part) for part in zip(*lasts, strict=True))
-        return x, parts if self.kind == "lstm" else parts[0]
+        if self.kind == "lstm":
+            return x, parts
+        return x, parts[0]
 
     def _first_states(self, x: Tensor, state: State | None) -> tuple[Tensor, ...]:
         shape = (self.n_layers * self.directions, x.shape[0], self.d_hidden)
@@ -376,11 +378,12 @@ class RecurrentLM(nn.Module):
 
     def __init__(self, kind: str, vocab_size: int, d_model: int, *, n_layers: int = 1) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(vocab_size, d_model)
+        self.token_embedding = nn.Embedding(vocab_size, d_model)
         self.net = Recurrent(kind, d_model, d_model, n_layers=n_layers)
         self.out = nn.Linear(d_model, vocab_size)
 
     def forward(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """ids (B, T), lengths (B,) -> logits (B, T, V)."""
-        check_ids(ids, self.tokens.num_embeddings)
-        return self.out(self.net(self.tokens(ids), lengths)[0])
+        check_ids(ids, self.token_embedding.num_embeddings)
+        hidden, _ = self.net(self.token_embedding(ids), lengths)  # (B, T, D)
+        return self.out(hidden)

@@ -38,7 +38,7 @@ def test_smollm2_in_our_decoder(smollm2, our_smollm2):
     ids, mask = batch.input_ids, batch.attention_mask
     real = mask.bool()
     expected = theirs(ids, mask, output_hidden_states=True)
-    hidden = our_smollm2.hidden(ids, mask, all_layers=True)
+    hidden = our_smollm2.hidden_states(ids, mask)
     assert len(hidden) == len(expected.hidden_states) == 31
     for ours, reference in zip(hidden, expected.hidden_states, strict=True):
         # fp32: 1e-7 a sum, through 30 layers; the small models below leave rounding no room
@@ -185,8 +185,8 @@ def test_the_future_is_invisible():
     """∂logits_i/∂embedding_j is exactly 0 for j > i, and not 0 for j ≤ i."""
     ours, _ = llama()
     ids = torch.arange(6).unsqueeze(0)
-    embedded = ours.tokens(ids).detach().requires_grad_()
-    ours.tokens.forward = lambda _: embedded
+    embedded = ours.token_embedding(ids).detach().requires_grad_()
+    ours.token_embedding.forward = lambda _: embedded
     logits = ours(ids)
     for i in range(6):
         (grad,) = torch.autograd.grad(logits[0, i].square().sum(), embedded, retain_graph=True)
@@ -197,14 +197,14 @@ def test_the_future_is_invisible():
 def test_without_the_triangle_every_token_sees_every_other():
     """The same weights, not `causal`: future tokens have a gradient too, padding still has none."""
     ours, _ = llama()
-    ours.sizes = replace(ours.sizes, causal=False)
+    ours.config = replace(ours.config, causal=False)
     ids, mask = torch.arange(6).unsqueeze(0), torch.tensor([[1, 1, 1, 1, 1, 0]])
-    embedded = ours.tokens(ids).detach().requires_grad_()
-    ours.tokens.forward = lambda _: embedded
+    embedded = ours.token_embedding(ids).detach().requires_grad_()
+    ours.token_embedding.forward = lambda _: embedded
     logits = ours(ids, mask)
     for i in range(5):
         (grad,) = torch.autograd.grad(logits[0, i].square().sum(), embedded, retain_graph=True)
         assert (grad[0, :5].abs().sum(-1) > 0).all()
         assert (grad[0, 5] == 0).all()
-    with pytest.raises(ValueError, match="a cache needs causal sizes"):
+    with pytest.raises(ValueError, match="a cache needs a causal configuration"):
         ours(ids, cache=KVCache(2))

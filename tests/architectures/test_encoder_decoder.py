@@ -32,8 +32,8 @@ def test_sinusoidal_positions_are_added_to_both_sides_and_shift_with_the_cache()
     torch.manual_seed(0)
     shared = {"vocab_size": 20, "d_model": 16, "n_heads": 2, "n_layers": 2, "d_ff": 16}
     plain = EncoderDecoder(EncoderDecoderConfig(**shared))
-    sizes = EncoderDecoderConfig(**shared, sinusoidal=True)
-    model = EncoderDecoder(sizes)
+    config = EncoderDecoderConfig(**shared, sinusoidal=True)
+    model = EncoderDecoder(config)
     model.load_state_dict(plain.state_dict())
     ids = torch.randint(20, (3, 7))
     added = model.embed(ids) - plain.embed(ids)
@@ -79,7 +79,7 @@ def test_untied_encoder_decoder_is_t5s():
     theirs.config.scale_decoder_outputs = False
     theirs.lm_head.weight = nn.Parameter(torch.randn(40, 24).double())
     untied = EncoderDecoder(t5_config(theirs.config.to_dict())).double().eval()
-    assert not untied.sizes.tied
+    assert not untied.config.tied
     load_t5_weights(untied, theirs.state_dict())
     source, mask, target = seq2seq_batch()
     expected = theirs(input_ids=source, attention_mask=mask, decoder_input_ids=target).logits
@@ -118,8 +118,8 @@ def test_only_sinusoidal_cross_attention_can_tell_equal_sources_apart():
     source = torch.full((1, 5), 7)
     for sinusoidal in (False, True):
         torch.manual_seed(0)
-        sizes = EncoderDecoderConfig(**shared, sinusoidal=sinusoidal)
-        model = EncoderDecoder(sizes)
+        config = EncoderDecoderConfig(**shared, sinusoidal=sinusoidal)
+        model = EncoderDecoder(config)
         memory = model.encode(source)[0]
         alike = torch.allclose(memory, memory[:1].expand_as(memory), atol=1e-5)
         assert alike is not sinusoidal
@@ -129,11 +129,10 @@ def test_only_sinusoidal_cross_attention_can_tell_equal_sources_apart():
 def test_cached_decoding_of_targets():
     ours, _ = t5()
     source, mask, target = seq2seq_batch()
-    memory = ours.encode(source, mask)
-    expected = ours.decode(target, memory, mask)
-    cache, finished = KVCache(3), ours.remember(memory)
+    cross, cache = ours.cross_keys_values(ours.encode(source, mask)), KVCache(3)
+    expected = ours.decode(target, cross, mask)
     parts = [
-        ours.decode(target[:, a:b], finished, mask, cache=cache)
+        ours.decode(target[:, a:b], cross, mask, cache=cache)
         for a, b in ((0, 4), (4, 5), (5, 7), (7, 12))
     ]
     torch.testing.assert_close(torch.cat(parts, 1), expected, **EXACT)
@@ -184,8 +183,8 @@ def test_who_sees_what():
     ours, _ = t5()
     source, target = torch.arange(2, 8).unsqueeze(0), torch.arange(10, 15).unsqueeze(0)
     mask = torch.tensor([[1, 1, 1, 1, 0, 0]])
-    embedded = ours.tokens.weight.detach().clone().requires_grad_()
-    ours.tokens.forward = lambda ids: F.embedding(ids, embedded)
+    embedded = ours.token_embedding.weight.detach().clone().requires_grad_()
+    ours.token_embedding.forward = lambda ids: F.embedding(ids, embedded)
     logits = ours(source, target, mask)
     for i in range(5):
         (grad,) = torch.autograd.grad(logits[0, i].square().sum(), embedded, retain_graph=True)
@@ -211,5 +210,5 @@ def test_a_source_of_padding_alone():
 
 
 def seq2seq_on(source, target, mask=None):
-    sizes = EncoderDecoderConfig(20, d_model=8, n_heads=2, n_layers=1, d_ff=8)
-    return EncoderDecoder(sizes)(source, target, mask)
+    config = EncoderDecoderConfig(20, d_model=8, n_heads=2, n_layers=1, d_ff=8)
+    return EncoderDecoder(config)(source, target, mask)

@@ -196,8 +196,8 @@ def test_language_model_is_torchs(kind):
     theirs = TORCH[kind](6, 6, num_layers=2, batch_first=True)
     theirs.load_state_dict(model.net.state_dict())
     ids, leaves = torch.tensor([[1, 8, 3], [0, 2, 2]]), list(model.parameters())
-    others = [model.tokens.weight, *theirs.parameters(), model.out.weight, model.out.bias]
-    h, _ = theirs(F.embedding(ids, model.tokens.weight))
+    others = [model.token_embedding.weight, *theirs.parameters(), model.out.weight, model.out.bias]
+    h, _ = theirs(F.embedding(ids, model.token_embedding.weight))
     results = []
     for logits, wanted in (
         (model(ids), leaves),

@@ -8,15 +8,15 @@ right = originals("architectures.encoder_decoder")
 
 
 class Seq2SeqBlockSeesSourcePadding(right["Seq2SeqBlock"]):
-    def forward(self, x, memory=None, memory_mask=None, **seen):
-        return super().forward(x, memory, None, **seen)
+    def forward(self, x, keys_values=None, source_mask=None, **seen):
+        return super().forward(x, keys_values, None, **seen)
 
 
 class Seq2SeqBlockScaled(right["Seq2SeqBlock"]):
     """1/√D, which T5 leaves out."""
 
-    def __init__(self, sizes, cross):
-        super().__init__(sizes, cross)
+    def __init__(self, config, cross):
+        super().__init__(config, cross)
         self.attention.scale = self.attention.d_head**-0.5
 
 
