@@ -64,10 +64,12 @@ def attention_plain(
     outputs = []
     for i, query in enumerate(q):
         seen = [j for j in range(len(k)) if mask is None or mask[i, j]]
-        scores = [math.exp(scale * torch.dot(query, k[j]).item()) for j in seen]
+        scores = [scale * torch.dot(query, k[j]).item() for j in seen]
+        largest = max(scores, default=0.0)  # taken away from all: exp of a large number overflows
+        powers = [math.exp(score - largest) for score in scores]
         output = torch.zeros_like(v[0])
-        for j, score in zip(seen, scores, strict=True):
-            output += score / sum(scores) * v[j]
+        for j, power in zip(seen, powers, strict=True):
+            output += power / sum(powers) * v[j]
         outputs.append(output)
     return torch.stack(outputs)
 

@@ -26,6 +26,7 @@ class LayerCache:
         """Append the new steps (B, G, T, D) and return all, as views of the buffers."""
         if k.requires_grad:
             raise RuntimeError("a cache is written in place; use it inside torch.no_grad()")
+        self._check(k)
         start, self.length = self.length, self.length + k.shape[2]
         if self.keys is None or self.length > self.keys.shape[2]:
             room = max(self.length, 2 * start)
@@ -37,12 +38,29 @@ class LayerCache:
         self.values.narrow(2, start, v.shape[2]).copy_(v)
         return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
 
+    def _check(self, k: Tensor) -> None:
+        """Steps of another batch, or of other heads, start an empty cache anew; others refuse."""
+        if self.keys is None or _without_steps(k) == _without_steps(self.keys):
+            return
+        if self.length:
+            raise ValueError(
+                f"the steps have shape {tuple(k.shape)} and are {k.dtype}; this cache holds "
+                f"{self.length} steps of {tuple(self.keys.shape)}, {self.keys.dtype}: use a new "
+                "cache, or select() its rows"
+            )
+        self.keys = self.values = None
+
     @staticmethod
     def _grown(old: Tensor | None, new: Tensor, room: int) -> Tensor:
         buffer = new.new_empty(*new.shape[:2], room, new.shape[3])
         if old is not None:
             buffer[:, :, : old.shape[2]] = old
         return buffer
+
+
+def _without_steps(k: Tensor) -> tuple:
+    """What all keys of one cache have in common: B, G, D, the type and the device."""
+    return k.shape[0], k.shape[1], k.shape[3], k.dtype, k.device
 
 
 class KVCache:

@@ -296,3 +296,14 @@ def test_probe_looks_and_replaces():
         attention.probed(nn.Linear(1, 1), print),
     ):
         pass
+
+
+def test_plain_attention_of_large_scores():
+    """exp(750) is no number; softmax takes the largest score away first, and so does the loop."""
+    v = torch.tensor([[1.0, 0.0], [0.0, 1.0], [4.0, 4.0]])
+    for score in (750.0, -750.0):
+        q, k = torch.tensor([[score]]), torch.tensor([[1.0], [1.0], [0.9]])
+        plain = attention.attention_plain(q, k, v)
+        batched = attention.attention(q[None, None], k[None, None], v[None, None])[0, 0]
+        torch.testing.assert_close(plain, batched)
+    torch.testing.assert_close(plain, v[2:])  # at −750, the key of 0.9 has the largest score

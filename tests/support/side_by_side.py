@@ -58,7 +58,7 @@ def threads(n: int) -> Iterator[None]:
 def pairs(
     ours: Call, theirs: Call, repeats: int, clock: Callable[[], float]
 ) -> list[tuple[float, float]]:
-    """Seconds of both sides in turns: a warm-up, then `repeats` times, or as often as is patient."""
+    """Seconds of both sides in turns, after a warm-up: `repeats` times, or as PATIENCE allows."""
     start = time.perf_counter()
     ours(), theirs()
     patient = int(PATIENCE / (time.perf_counter() - start))
