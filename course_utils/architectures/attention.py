@@ -33,6 +33,10 @@ def causal_mask(
 
     With a cache T_q < T_k, and the triangle must stand at the right end: torch's own
     `is_causal=True` puts it at the left.
+
+    >>> causal_mask(2, 3).int()  # two new tokens after one that is in the cache
+    tensor([[1, 1, 0],
+            [1, 1, 1]], dtype=torch.int32)
     """
     n_keys = n_queries if n_keys is None else n_keys
     if n_queries > n_keys:
@@ -44,6 +48,9 @@ def padding_mask(real: Tensor) -> Tensor:
     """(B, T_k), 1 or True where a token is real -> (B, 1, 1, T_k), for every head and query.
 
     Of the keys' own sequence it is the padding mask, of the source's the cross-attention mask.
+
+    >>> padding_mask(torch.tensor([[1, 1, 0]]))
+    tensor([[[[ True,  True, False]]]])
     """
     if real.ndim != 2:
         raise ValueError(f"the mask has shape {tuple(real.shape)}; give (batch, keys)")
@@ -59,6 +66,10 @@ def attention_plain(
     """One sequence, one head, one number at a time: q (T_q, D), k (T_k, D), v (T_k, D_v).
 
     Vaswani et al. 2017, equation 1.
+
+    >>> q, k = torch.tensor([[1.0]]), torch.tensor([[0.0], [math.log(3)]])
+    >>> attention_plain(q, k, v=torch.tensor([[0.0], [1.0]]))  # weights 1/4 and 3/4
+    tensor([[0.7500]])
     """
     scale = 1 / math.sqrt(q.shape[1]) if scale is None else scale
     outputs = []
@@ -85,6 +96,11 @@ def attention_weights(
     """softmax(q kᵀ·scale + bias) over the keys a query may see: (…, T_q, D) -> (…, T_q, T_k).
 
     `scale` is 1/√D unless given. Rows sum to 1, or are all 0 where the mask leaves nothing.
+
+    >>> q, k = torch.tensor([[1.0], [1.0]]), torch.tensor([[0.0], [math.log(3)]])
+    >>> attention_weights(q, k, causal_mask(2))  # the first query sees the first key alone
+    tensor([[1.0000, 0.0000],
+            [0.2500, 0.7500]])
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     scores = scale * q @ k.transpose(-2, -1)  # (…, T_q, D) (…, D, T_k) -> (…, T_q, T_k)
@@ -150,7 +166,11 @@ def fused_attention(
 
 
 def share_heads(kv: Tensor, n_heads: int) -> Tensor:
-    """(B, G, T, D) -> (B, H, T, D): each of G heads serves H/G neighbours. Ainslie et al. 2023."""
+    """(B, G, T, D) -> (B, H, T, D): each of G heads serves H/G neighbours. Ainslie et al. 2023.
+
+    >>> share_heads(torch.tensor([1.0, 2.0]).view(1, 2, 1, 1), n_heads=4).flatten()
+    tensor([1., 1., 2., 2.])
+    """
     if kv.shape[1] == n_heads:
         return kv
     return kv.repeat_interleave(n_heads // kv.shape[1], dim=1)
@@ -234,6 +254,11 @@ class MultiHeadAttention(nn.Module):
         `keys_values` are those of the other sequence (cross-attention). `mask` (…, T_q, T_k) is
         True where one may look; `bias` (…, T_q, T_k) is added to the scores; `rotary` holds the
         cosines and sines of x's positions; `cache` adds the steps before x.
+
+        >>> layer = MultiHeadAttention(d_model=8, n_heads=2)
+        >>> text, source = torch.randn(1, 3, 8), torch.randn(1, 5, 8)
+        >>> layer(text, causal=True).shape, layer(text, layer.keys_values(source)).shape
+        (torch.Size([1, 3, 8]), torch.Size([1, 3, 8]))
         """
         q = self.split(self.query(x))
         if keys_values is None:
@@ -280,6 +305,12 @@ def probed(model: nn.Module, look: Callable[[Tensor], Tensor | None]) -> Iterato
 
     What it returns replaces them; None leaves them. `maps = []; with probed(model, maps.append):`
     records them all.
+
+    >>> layer, maps = MultiHeadAttention(8, n_heads=2), []
+    >>> with probed(layer, maps.append):
+    ...     _ = layer(torch.randn(1, 3, 8), causal=True)
+    >>> maps[0].shape, maps[0][0, 0, 0].tolist()  # the first token sees itself alone
+    (torch.Size([1, 2, 3, 3]), [1.0, 0.0, 0.0])
     """
     layers = [module for module in model.modules() if isinstance(module, MultiHeadAttention)]
     if not layers:

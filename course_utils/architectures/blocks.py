@@ -15,7 +15,11 @@ from torch import Tensor, nn
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x/√(mean(x²) + eps)·weight over the last dimension. Zhang & Sennrich 2019, equation 4."""
+    """x/√(mean(x²) + eps)·weight over the last dimension. Zhang & Sennrich 2019, equation 4.
+
+    >>> rms_norm(torch.tensor([3.0, 4.0]), torch.ones(2), eps=0.0)  # 3 and 4 over √12.5
+    tensor([0.8485, 1.1314])
+    """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))  # squares overflow 16 bits
     normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
     return weight * normed.to(x.dtype)

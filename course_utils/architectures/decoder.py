@@ -53,7 +53,14 @@ class DecoderConfig:
 
 
 class DecoderBlock(nn.Module):
-    """Normalise first, then attend and feed forward, each added to its input (pre-norm)."""
+    """Normalise first, then attend and feed forward, each added to its input (pre-norm).
+
+    >>> config = DecoderConfig(vocab_size=9, d_model=4, n_heads=1, n_layers=1, d_ff=4)
+    >>> block, x = DecoderBlock(config), torch.randn(1, 3, 4)
+    >>> changed = x + torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1)  # the last token
+    >>> (block(changed) != block(x)).any(dim=-1)  # is seen by the last alone
+    tensor([[False, False,  True]])
+    """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()

@@ -34,7 +34,14 @@ class EncoderConfig:
 
 
 class EncoderBlock(nn.Module):
-    """Attention, then feed-forward, each added to its input and then normalised (post-norm)."""
+    """Attention, then feed-forward, each added to its input and then normalised (post-norm).
+
+    >>> import torch
+    >>> config = EncoderConfig(vocab_size=9, d_model=4, n_heads=1, n_layers=1, d_ff=4)
+    >>> out = EncoderBlock(config)(torch.randn(2, 3, 4), None)
+    >>> out.shape, bool(out.mean(dim=-1).abs().max() < 1e-6)  # normalised last: means of 0
+    (torch.Size([2, 3, 4]), True)
+    """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -122,7 +129,13 @@ class MaskedLM(nn.Module):
 
 
 def mean_pool(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Average of the real tokens' vectors (B, T, D) -> (B, D); 0 where a row has none."""
+    """Average of the real tokens' vectors (B, T, D) -> (B, D); 0 where a row has none.
+
+    >>> import torch
+    >>> hidden = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [9.0, 9.0]]])
+    >>> mean_pool(hidden, torch.tensor([[1, 1, 0]]))  # the third is padding
+    tensor([[2., 4.]])
+    """
     if mask is None:
         return hidden.mean(dim=1)
     weights = mask.to(hidden.dtype).unsqueeze(-1)  # (B, T, 1)
@@ -130,5 +143,12 @@ def mean_pool(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def embed_sentences(encoder: Encoder, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-    """One vector of length 1 a sentence (B, D): mean pooling, as all-MiniLM-L6-v2 was trained."""
+    """One vector of length 1 a sentence (B, D): mean pooling, as all-MiniLM-L6-v2 was trained.
+
+    >>> import torch
+    >>> config = EncoderConfig(vocab_size=9, d_model=4, n_heads=1, n_layers=1, d_ff=4)
+    >>> vectors = embed_sentences(Encoder(config), torch.tensor([[1, 2, 3]]))
+    >>> vectors.shape, round(vectors.norm().item(), 5)
+    (torch.Size([1, 4]), 1.0)
+    """
     return F.normalize(mean_pool(encoder(ids, mask), mask), dim=-1)

@@ -87,6 +87,12 @@ class Seq2SeqBlock(nn.Module):
         """x (B, T, D) -> (B, T, D). `keys_values` are the source's, seen through `source_mask`.
 
         The rest belongs to the attention to oneself, as in `MultiHeadAttention`.
+
+        >>> config = EncoderDecoderConfig(vocab_size=9, d_model=4, n_heads=1, n_layers=1, d_ff=4)
+        >>> block = Seq2SeqBlock(config, cross=True)
+        >>> source = block.cross.keys_values(torch.randn(1, 5, 4))
+        >>> block(torch.randn(1, 3, 4), source, causal=True).shape
+        torch.Size([1, 3, 4])
         """
         attended = self.attention(
             self.attention_norm(x), mask=mask, causal=causal, bias=bias, cache=cache

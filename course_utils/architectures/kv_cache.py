@@ -16,6 +16,13 @@ class LayerCache:
     """Keys and values (B, G, T, D) of one layer, in buffers that grow by doubling.
 
     Appending one step then copies that step alone; joining tensors would copy all of them.
+
+    >>> import torch
+    >>> cache = LayerCache()
+    >>> for step in (1.0, 2.0, 3.0):
+    ...     keys, _ = cache.extend(torch.full((1, 1, 1, 1), step), torch.zeros(1, 1, 1, 1))
+    >>> keys.flatten(), cache.length
+    (tensor([1., 2., 3.]), 3)
     """
 
     def __init__(self) -> None:
@@ -79,7 +86,14 @@ class KVCache:
         return self.layers[0].length
 
     def nbytes(self) -> int:
-        """Bytes of the stored steps: 2 · layers · B · G · T · D · bytes per number."""
+        """Bytes of the stored steps: 2 · layers · B · G · T · D · bytes per number.
+
+        >>> import torch
+        >>> cache = KVCache(n_layers=1)
+        >>> _ = cache.layers[0].extend(torch.zeros(1, 3, 10, 64), torch.zeros(1, 3, 10, 64))
+        >>> cache.nbytes()  # 2 · 1 · 1 · 3 · 10 · 64 · 4
+        15360
+        """
         return sum(
             tensor[:, :, : layer.length].numel() * tensor.element_size()
             for layer in self.layers

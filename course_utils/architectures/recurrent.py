@@ -30,6 +30,9 @@ def pack_order(lengths: Tensor, n_steps: int, reverse: bool = False) -> tuple:
     Sequences are sorted from long to short, so that those alive at step t are the first ones.
     Returns `order` (B,) of the sequences, `rows` (N,) into the padded batch flattened to (B·T),
     and the number of sequences alive at each step. `reverse` walks each sequence from its own end.
+
+    >>> pack_order(torch.tensor([1, 3]), n_steps=3)  # the longer one's rows are 3, 4 and 5
+    (tensor([1, 0]), tensor([3, 0, 4, 5]), [2, 1, 1])
     """
     order = lengths.argsort(descending=True, stable=True)
     lengths = lengths[order]
@@ -368,7 +371,11 @@ def set_forget_bias(layer: nn.Module, value: float) -> None:
 
 
 class RecurrentLM(nn.Module):
-    """Ids in, logits of the next id out: an embedding, a recurrent net and a linear layer."""
+    """Ids in, logits of the next id out: an embedding, a recurrent net and a linear layer.
+
+    >>> RecurrentLM("gru", vocab_size=9, d_model=4)(torch.tensor([[1, 2, 3]])).shape
+    torch.Size([1, 3, 9])
+    """
 
     def __init__(self, kind: str, vocab_size: int, d_model: int, *, n_layers: int = 1) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""From spelling to sound: the course's sequence-to-sequence task, on CMUdict.
+"""From spelling to sound: the course's sequence-to-sequence task. Notebooks 01 and 03.
 
-A word is read letter by letter, its phonemes are written one by one. What numbers mean here:
+A word of CMUdict is read letter by letter, its phonemes are written one by one. What numbers mean:
 
 - phonemes without stress: "AH0" and "AH1" are both "AH", which leaves 39;
 - split by word, and a possessive ("aaron's") stays on its base word's side ("aaron");
@@ -97,7 +97,11 @@ def entries(dictionary: Mapping[str, Iterable[Iterable[str]]]) -> list[Entry]:
 
 
 def base_word(word: str) -> str:
-    """The word without a possessive ending: what the split keeps together."""
+    """The word without a possessive ending: what the split keeps together.
+
+    >>> base_word("aaron's"), base_word("boys'"), base_word("'")
+    ('aaron', 'boys', "'")
+    """
     return re.sub(r"(?<=.)('s|')$", "", word)
 
 
@@ -151,7 +155,11 @@ def symbols_of(ids: Iterable[int]) -> list[str]:
 
 
 def padded(rows: Sequence[Sequence[int]], value: int = PAD) -> Tensor:
-    """Lists of ids as one tensor (B, longest), filled up on the right."""
+    """Lists of ids as one tensor (B, longest), filled up on the right.
+
+    >>> padded([[5, 6, 7], [8]]).tolist()
+    [[5, 6, 7], [8, 0, 0]]
+    """
     longest = max(map(len, rows), default=0)
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
 
@@ -209,7 +217,11 @@ def writer(model: EncoderDecoder | RecurrentSeq2Seq) -> Write:
 
 
 def without_stop(written: Iterable[Continuation]) -> list[list[int]]:
-    """Ids of continuations, without the stop that ended them."""
+    """Ids of continuations, without the stop that ended them.
+
+    >>> without_stop([Continuation((5, 6, STOP), -1.0, "stop", -1.0)])
+    [[5, 6]]
+    """
     return [list(c.tokens[: -1 if c.finish_reason == "stop" else None]) for c in written]
 
 
