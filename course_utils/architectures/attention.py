@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from course_utils.architectures.kv_cache import LayerCache
 from course_utils.architectures.layers import check_positive
-from course_utils.architectures.onednn import OneDNNLinear
 from course_utils.architectures.positions import rotate
 
 # ── masks ─────────────────────────────────────────────────────────────────────────────────────────
@@ -34,6 +33,10 @@ def causal_mask(
 
     With a cache T_q < T_k, and the triangle must stand at the right end: torch's own
     `is_causal=True` puts it at the left.
+
+    >>> causal_mask(2, 3).int()  # two new tokens after one that is in the cache
+    tensor([[1, 1, 0],
+            [1, 1, 1]], dtype=torch.int32)
     """
     n_keys = n_queries if n_keys is None else n_keys
     if n_queries > n_keys:
@@ -45,6 +48,9 @@ def padding_mask(real: Tensor) -> Tensor:
     """(B, T_k), 1 or True where a token is real -> (B, 1, 1, T_k), for every head and query.
 
     Of the keys' own sequence it is the padding mask, of the source's the cross-attention mask.
+
+    >>> padding_mask(torch.tensor([[1, 1, 0]]))
+    tensor([[[[ True,  True, False]]]])
     """
     if real.ndim != 2:
         raise ValueError(f"the mask has shape {tuple(real.shape)}; give (batch, keys)")
@@ -60,15 +66,21 @@ def attention_plain(
     """One sequence, one head, one number at a time: q (T_q, D), k (T_k, D), v (T_k, D_v).
 
     Vaswani et al. 2017, equation 1.
+
+    >>> q, k = torch.tensor([[1.0]]), torch.tensor([[0.0], [math.log(3)]])
+    >>> attention_plain(q, k, v=torch.tensor([[0.0], [1.0]]))  # weights 1/4 and 3/4
+    tensor([[0.7500]])
     """
     scale = 1 / math.sqrt(q.shape[1]) if scale is None else scale
     outputs = []
     for i, query in enumerate(q):
         seen = [j for j in range(len(k)) if mask is None or mask[i, j]]
-        scores = [math.exp(scale * torch.dot(query, k[j]).item()) for j in seen]
+        scores = [scale * torch.dot(query, k[j]).item() for j in seen]
+        largest = max(scores, default=0.0)  # taken away from all: exp of a large number overflows
+        powers = [math.exp(score - largest) for score in scores]
         output = torch.zeros_like(v[0])
-        for j, score in zip(seen, scores, strict=True):
-            output += score / sum(scores) * v[j]
+        for j, power in zip(seen, powers, strict=True):
+            output += power / sum(powers) * v[j]
         outputs.append(output)
     return torch.stack(outputs)
 
@@ -84,6 +96,11 @@ def attention_weights(
     """softmax(q kᵀ·scale + bias) over the keys a query may see: (…, T_q, D) -> (…, T_q, T_k).
 
     `scale` is 1/√D unless given. Rows sum to 1, or are all 0 where the mask leaves nothing.
+
+    >>> q, k = torch.tensor([[1.0], [1.0]]), torch.tensor([[0.0], [math.log(3)]])
+    >>> attention_weights(q, k, causal_mask(2))  # the first query sees the first key alone
+    tensor([[1.0000, 0.0000],
+            [0.2500, 0.7500]])
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     scores = scale * q @ k.transpose(-2, -1)  # (…, T_q, D) (…, D, T_k) -> (…, T_q, T_k)
@@ -149,8 +166,14 @@ def fused_attention(
 
 
 def share_heads(kv: Tensor, n_heads: int) -> Tensor:
-    """(B, G, T, D) -> (B, H, T, D): each of G heads serves H/G neighbours. Ainslie et al. 2023."""
-    return kv.repeat_interleave(n_heads // kv.shape[1], dim=1) if kv.shape[1] != n_heads else kv
+    """(B, G, T, D) -> (B, H, T, D): each of G heads serves H/G neighbours. Ainslie et al. 2023.
+
+    >>> share_heads(torch.tensor([1.0, 2.0]).view(1, 2, 1, 1), n_heads=4).flatten()
+    tensor([1., 1., 2., 2.])
+    """
+    if kv.shape[1] == n_heads:
+        return kv
+    return kv.repeat_interleave(n_heads // kv.shape[1], dim=1)
 
 
 def _check_heads(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
@@ -201,10 +224,10 @@ class MultiHeadAttention(nn.Module):
         d_memory = d_model if d_memory is None else d_memory
         self.n_heads, self.n_kv_heads, self.d_head = n_heads, n_kv_heads, d_head
         self.scale, self.dropout = scale, dropout
-        self.query = OneDNNLinear(d_model, n_heads * d_head, bias=bias)
-        self.key = OneDNNLinear(d_memory, n_kv_heads * d_head, bias=bias)
-        self.value = OneDNNLinear(d_memory, n_kv_heads * d_head, bias=bias)
-        self.out = OneDNNLinear(n_heads * d_head, d_model if d_out is None else d_out, bias=bias)
+        self.query = nn.Linear(d_model, n_heads * d_head, bias=bias)
+        self.key = nn.Linear(d_memory, n_kv_heads * d_head, bias=bias)
+        self.value = nn.Linear(d_memory, n_kv_heads * d_head, bias=bias)
+        self.out = nn.Linear(n_heads * d_head, d_model if d_out is None else d_out, bias=bias)
         self.probe: Callable[[Tensor], Tensor | None] | None = None  # see `probed`
 
     def split(self, x: Tensor) -> Tensor:
@@ -212,13 +235,13 @@ class MultiHeadAttention(nn.Module):
         return x.unflatten(-1, (-1, self.d_head)).transpose(1, 2)
 
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """memory (B, T_k, d_memory) -> keys and values (B, G, T_k, D)."""
+        """What a sequence (B, T_k, d_memory) has to offer: keys and values (B, G, T_k, D)."""
         return self.split(self.key(memory)), self.split(self.value(memory))
 
     def forward(
         self,
         x: Tensor,
-        memory: Tensor | tuple[Tensor, Tensor] | None = None,
+        keys_values: tuple[Tensor, Tensor] | None = None,
         *,
         mask: Tensor | None = None,
         causal: bool = False,
@@ -226,20 +249,24 @@ class MultiHeadAttention(nn.Module):
         rotary: tuple[Tensor, Tensor] | None = None,
         cache: LayerCache | None = None,
     ) -> Tensor:
-        """x (B, T_q, d_model) attends to itself, or to `memory` -> (B, T_q, d_out).
+        """x (B, T_q, d_model) attends to itself, or to another sequence -> (B, T_q, d_out).
 
-        `memory` is (B, T_k, d_memory) or its finished keys and values. `mask` (…, T_q, T_k) is True
-        where one may look; `bias` (…, T_q, T_k) is added to the scores; `rotary` holds the cosines
-        and sines of x's positions; `cache` adds the steps before x.
+        `keys_values` are those of the other sequence (cross-attention). `mask` (…, T_q, T_k) is
+        True where one may look; `bias` (…, T_q, T_k) is added to the scores; `rotary` holds the
+        cosines and sines of x's positions; `cache` adds the steps before x.
+
+        >>> layer = MultiHeadAttention(d_model=8, n_heads=2)
+        >>> text, source = torch.randn(1, 3, 8), torch.randn(1, 5, 8)
+        >>> layer(text, causal=True).shape, layer(text, layer.keys_values(source)).shape
+        (torch.Size([1, 3, 8]), torch.Size([1, 3, 8]))
         """
         q = self.split(self.query(x))
-        k, v = (
-            memory
-            if isinstance(memory, tuple)
-            else self.keys_values(x if memory is None else memory)
-        )
+        if keys_values is None:
+            keys_values = self.keys_values(x)
+        k, v = keys_values
         if rotary is not None:
-            q, k = rotate(q, *rotary), rotate(k, *rotary)
+            q = rotate(q, *rotary)
+            k = rotate(k, *rotary)
         if cache is not None:
             k, v = cache.extend(k, v)
         attended = self._attend(q, k, v, mask, causal, bias)
@@ -263,11 +290,13 @@ class MultiHeadAttention(nn.Module):
         if causal:
             triangle = causal_mask(q.shape[2], k.shape[2], q.device)
             mask = triangle if mask is None else mask & triangle
-        weights = attention_weights(
-            q, share_heads(k, self.n_heads), mask, scale=self.scale, bias=bias
-        )
+        k = share_heads(k, self.n_heads)
+        v = share_heads(v, self.n_heads)
+        weights = attention_weights(q, k, mask, scale=self.scale, bias=bias)
         replaced = self.probe(weights)
-        return (weights if replaced is None else replaced) @ share_heads(v, self.n_heads)
+        if replaced is not None:
+            weights = replaced
+        return weights @ v
 
 
 @contextmanager
@@ -276,6 +305,12 @@ def probed(model: nn.Module, look: Callable[[Tensor], Tensor | None]) -> Iterato
 
     What it returns replaces them; None leaves them. `maps = []; with probed(model, maps.append):`
     records them all.
+
+    >>> layer, maps = MultiHeadAttention(8, n_heads=2), []
+    >>> with probed(layer, maps.append):
+    ...     _ = layer(torch.randn(1, 3, 8), causal=True)
+    >>> maps[0].shape, maps[0][0, 0, 0].tolist()  # the first token sees itself alone
+    (torch.Size([1, 2, 3, 3]), [1.0, 0.0, 0.0])
     """
     layers = [module for module in model.modules() if isinstance(module, MultiHeadAttention)]
     if not layers:

@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.architectures.onednn import OneDNNLinear
-
 # ── parts that the families share ─────────────────────────────────────────────────────────────────
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x/√(mean(x²) + eps)·weight over the last dimension. Zhang & Sennrich 2019, equation 4."""
+    """x/√(mean(x²) + eps)·weight over the last dimension. Zhang & Sennrich 2019, equation 4.
+
+    >>> rms_norm(torch.tensor([3.0, 4.0]), torch.ones(2), eps=0.0)  # 3 and 4 over √12.5
+    tensor([0.8485, 1.1314])
+    """
     wide = x.to(torch.promote_types(x.dtype, torch.float32))  # squares overflow 16 bits
     normed = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
     return weight * normed.to(x.dtype)
@@ -41,8 +43,8 @@ class FeedForward(nn.Module):
         self, d_model: int, d_ff: int, activation: Callable[[Tensor], Tensor], bias: bool = True
     ) -> None:
         super().__init__()
-        self.up = OneDNNLinear(d_model, d_ff, bias=bias)
-        self.down = OneDNNLinear(d_ff, d_model, bias=bias)
+        self.up = nn.Linear(d_model, d_ff, bias=bias)
+        self.down = nn.Linear(d_ff, d_model, bias=bias)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,9 +58,9 @@ class GatedFeedForward(nn.Module):
         self, d_model: int, d_ff: int, activation: Callable[[Tensor], Tensor] = F.silu
     ) -> None:
         super().__init__()
-        self.gate = OneDNNLinear(d_model, d_ff, bias=False)
-        self.up = OneDNNLinear(d_model, d_ff, bias=False)
-        self.down = OneDNNLinear(d_ff, d_model, bias=False)
+        self.gate = nn.Linear(d_model, d_ff, bias=False)
+        self.up = nn.Linear(d_model, d_ff, bias=False)
+        self.down = nn.Linear(d_ff, d_model, bias=False)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ real, 0 where it is padding; None means that all are real.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +23,8 @@ from course_utils.architectures.blocks import (
     check_mask,
     init_weights,
 )
-from course_utils.architectures.encoder_decoder import _greedy
-from course_utils.architectures.kv_cache import KVCache
-from course_utils.architectures.layers import check_ids
-from course_utils.architectures.onednn import OneDNNLinear
+from course_utils.architectures.kv_cache import KVCache, LayerCache
+from course_utils.architectures.layers import check_ids, check_one_prompt, one_each
 from course_utils.architectures.positions import rotary_angles, scaled_frequencies
 
 # ── decoder ───────────────────────────────────────────────────────────────────────────────────────
@@ -55,97 +53,136 @@ class DecoderConfig:
 
 
 class DecoderBlock(nn.Module):
-    """Normalise first, then attend and feed forward, each added to its input (pre-norm)."""
+    """Normalise first, then attend and feed forward, each added to its input (pre-norm).
 
-    def __init__(self, sizes: DecoderConfig) -> None:
+    >>> config = DecoderConfig(vocab_size=9, d_model=4, n_heads=1, n_layers=1, d_ff=4)
+    >>> block, x = DecoderBlock(config), torch.randn(1, 3, 4)
+    >>> changed = x + torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1)  # the last token
+    >>> (block(changed) != block(x)).any(dim=-1)  # is seen by the last alone
+    tensor([[False, False,  True]])
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.attention_norm = RMSNorm(sizes.d_model, sizes.eps)
+        self.attention_norm = RMSNorm(config.d_model, config.eps)
         self.attention = MultiHeadAttention(
-            sizes.d_model,
-            sizes.n_heads,
-            n_kv_heads=sizes.n_kv_heads,
-            d_head=sizes.d_head,
+            config.d_model,
+            config.n_heads,
+            n_kv_heads=config.n_kv_heads,
+            d_head=config.d_head,
             bias=False,
         )
-        self.feed_forward_norm = RMSNorm(sizes.d_model, sizes.eps)
-        self.feed_forward = GatedFeedForward(sizes.d_model, sizes.d_ff)
+        self.feed_forward_norm = RMSNorm(config.d_model, config.eps)
+        self.feed_forward = GatedFeedForward(config.d_model, config.d_ff)
 
-    def forward(self, x: Tensor, **seen: Any) -> Tensor:
-        """`seen`: mask, causal, rotary and cache, as in `MultiHeadAttention`."""
-        x = x + self.attention(self.attention_norm(x), **seen)
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        mask: Tensor | None = None,
+        causal: bool = True,
+        rotary: tuple[Tensor, Tensor] | None = None,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        """x (B, T, D) -> (B, T, D); the rest as in `MultiHeadAttention`."""
+        attended = self.attention(
+            self.attention_norm(x), mask=mask, causal=causal, rotary=rotary, cache=cache
+        )
+        x = x + attended
         return x + self.feed_forward(self.feed_forward_norm(x))
 
 
 class Decoder(nn.Module):
     """Llama: ids in, logits of the next token out, rotary positions, grouped heads, SwiGLU."""
 
-    def __init__(self, sizes: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.sizes = sizes
-        self.tokens = nn.Embedding(sizes.vocab_size, sizes.d_model)
-        self.blocks = nn.ModuleList(DecoderBlock(sizes) for _ in range(sizes.n_layers))
-        self.norm = RMSNorm(sizes.d_model, sizes.eps)
-        self.out = OneDNNLinear(sizes.d_model, sizes.vocab_size, bias=False)
-        init_weights(self, std=0.02)
-        for block in self.blocks:  # keeps the sum of the blocks' outputs near 1: GPT-2, §2.3
-            for last in (block.attention.out, block.feed_forward.down):
-                nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * sizes.n_layers))
-        if sizes.tied:
-            self.out.weight = self.tokens.weight
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.n_layers))
+        self.norm = RMSNorm(config.d_model, config.eps)
+        self.out = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self._init_weights()
+        if config.tied:
+            self.out.weight = self.token_embedding.weight
         frequencies, self.angle_scale = self._frequencies(length=0)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
+    def _init_weights(self) -> None:
+        """Deviation 0.02, less where blocks add up, which keeps their sum near 1: GPT-2, §2.3."""
+        init_weights(self, std=0.02)
+        for block in self.blocks:
+            for last in (block.attention.out, block.feed_forward.down):
+                nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * self.config.n_layers))
+
     def _frequencies(self, length: int) -> tuple[Tensor, float]:
-        sizes, d_head = self.sizes, self.blocks[0].attention.d_head
-        longest = sizes.max_positions
         return scaled_frequencies(
-            d_head, sizes.theta, sizes.scaling, length=length, max_positions=longest
+            self.blocks[0].attention.d_head,
+            self.config.theta,
+            self.config.scaling,
+            length=length,
+            max_positions=self.config.max_positions,
         )
+
+    def positions(self, ids: Tensor, mask: Tensor | None, past: int) -> Tensor:
+        """Where ids (B, T) stand after `past` tokens: (1, T), or (B, T) if padding is left out."""
+        if mask is None:
+            return torch.arange(past, past + ids.shape[1], device=ids.device).unsqueeze(0)
+        counted = mask.long().cumsum(dim=1) - 1  # (B, past + T)
+        return counted.clamp(min=0)[:, past:]
 
     def rotary(self, positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines of positions (B or 1, T) in a text of `length` tokens."""
-        grows = (self.sizes.scaling or {}).get("rope_type") == "dynamic"
-        if length > self.sizes.max_positions and not grows:
-            remedy = "shorten it, or give sizes with a scaling rule and more max_positions"
-            check_length(length, self.sizes.max_positions, remedy)
+        limit = self.config.max_positions
         frequencies = self.frequencies
-        if length > self.sizes.max_positions:
+        if length > limit:
+            if (self.config.scaling or {}).get("rope_type") != "dynamic":
+                remedy = "shorten it, or configure a scaling rule and more max_positions"
+                check_length(length, limit, remedy)
             frequencies = self._frequencies(length)[0].to(positions.device)
         cos, sin = rotary_angles(positions, frequencies, self.angle_scale)
-        return cos.to(self.tokens.weight.dtype), sin.to(self.tokens.weight.dtype)
+        dtype = self.token_embedding.weight.dtype
+        return cos.to(dtype), sin.to(dtype)
 
-    def hidden(
-        self,
-        ids: Tensor,
-        mask: Tensor | None = None,
-        cache: KVCache | None = None,
-        *,
-        all_layers: bool = False,
-    ) -> Tensor | list[Tensor]:
-        """ids (B, T) -> normalised (B, T, D), or with `all_layers` the embedding and each block.
-
-        With a cache, `ids` are the tokens after those in it, and the mask covers both. Padding does
-        not count as a position. The last of `all_layers` is normalised, as in transformers.
-        """
-        check_ids(ids, self.sizes.vocab_size)
-        if cache is not None and not self.sizes.causal:
-            raise ValueError("a cache needs causal sizes: else a new token changes all before it")
+    def _each_layer(
+        self, ids: Tensor, mask: Tensor | None, cache: KVCache | None
+    ) -> Iterator[Tensor]:
+        """ids (B, T) -> the embedding, then each block's output (B, T, D)."""
+        check_ids(ids, self.config.vocab_size)
+        if cache is not None and not self.config.causal:
+            raise ValueError(
+                "a cache needs a causal configuration: else a new token changes all before it"
+            )
         past = 0 if cache is None else cache.length
-        length = past + ids.shape[1]
         check_mask(mask, ids, past)
-        if mask is None:
-            positions = torch.arange(past, length, device=ids.device).unsqueeze(0)  # (1, T)
-        else:
-            positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, past:]  # (B, T)
-        rotary = self.rotary(positions, length)
-        visible, causal = None if mask is None else padding_mask(mask), self.sizes.causal
-        hidden = [self.tokens(ids)]
+        rotary = self.rotary(self.positions(ids, mask, past), past + ids.shape[1])
+        visible = None if mask is None else padding_mask(mask)
+        x = self.token_embedding(ids)
+        yield x
         for i, block in enumerate(self.blocks):
             layer = None if cache is None else cache.layers[i]
-            x = block(hidden[-1], mask=visible, causal=causal, rotary=rotary, cache=layer)
-            hidden = [*hidden, x] if all_layers else [x]
-        hidden[-1] = self.norm(hidden[-1])
-        return hidden if all_layers else hidden[-1]
+            x = block(x, mask=visible, causal=self.config.causal, rotary=rotary, cache=layer)
+            yield x
+
+    def hidden(
+        self, ids: Tensor, mask: Tensor | None = None, cache: KVCache | None = None
+    ) -> Tensor:
+        """ids (B, T) -> the last block's output, normalised (B, T, D).
+
+        With a cache, `ids` are the tokens after those in it, and the mask covers both. Padding does
+        not count as a position.
+        """
+        for x in self._each_layer(ids, mask, cache):
+            last = x
+        return self.norm(last)
+
+    def hidden_states(self, ids: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+        """ids (B, T) -> the embedding and each block's output (B, T, D).
+
+        The last is normalised, as in transformers.
+        """
+        *before, last = self._each_layer(ids, mask, None)
+        return [*before, self.norm(last)]
 
     def forward(
         self,
@@ -159,25 +196,29 @@ class Decoder(nn.Module):
         hidden = self.hidden(ids, mask, cache)
         return self.out(hidden[:, -1:] if last_only else hidden)
 
-    @torch.inference_mode()
-    def greedy(
-        self,
-        ids: Tensor,
-        mask: Tensor | None = None,
-        *,
-        max_new: int,
-        stop: int | None = None,
-        use_cache: bool = True,
-    ) -> list[list[int]]:
-        """The likeliest next token, again and again, after ids (B, T): new ids, without the stop.
+    def read_and_reorder(self, mask: Tensor | None = None) -> tuple[Callable, Callable]:
+        """Two callables with which a decoding loop continues prompts that have this mask (B, T).
 
-        A batch of different lengths is padded on the left, its mask given.
+        `read(ids, cache)` takes ids (B, T) that follow those in the cache, None at first, and gives
+        the logits (B, V) of the next token, and the cache. `reorder(cache, rows)` keeps these rows.
+        Prompts of different lengths are padded on the left; what is written after them is real.
         """
-        cache = KVCache(self.sizes.n_layers) if use_cache else None
 
-        def next_logits(new: Tensor, everything: Tensor) -> Tensor:
-            width = everything.shape[1] - ids.shape[1]
-            seen = None if mask is None else F.pad(mask, (0, width), value=1)
-            return self(new if use_cache else everything, seen, cache, last_only=True)[:, -1]
+        def read(ids: Tensor, cache: tuple | None) -> tuple[Tensor, tuple]:
+            steps, seen = (KVCache(self.config.n_layers), mask) if cache is None else cache
+            if seen is not None:
+                new = steps.length + ids.shape[1] - seen.shape[1]
+                seen = F.pad(one_each(seen, len(ids), "masks"), (0, max(new, 0)), value=1)
+            with torch.inference_mode():
+                logits = self(ids, seen, steps, last_only=True)[:, -1]
+            return logits.clone(), (steps, seen)  # a clone: the caller may be out of that mode
 
-        return _greedy(next_logits, ids, max_new, stop)
+        def reorder(cache: tuple, rows: Tensor) -> tuple:
+            steps, seen = cache
+            if mask is not None:
+                check_one_prompt(mask)
+                seen = seen[rows]
+            steps.select(rows)
+            return steps, seen
+
+        return read, reorder

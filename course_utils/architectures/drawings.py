@@ -1,4 +1,4 @@
-"""Figures of architectures: an unrolled net, rotations, who sees whom, a timeline."""
+"""Figures of notebooks 01, 02 and 03: an unrolled net, rotations, who sees whom, a timeline."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from course_utils.architectures.attention import MultiHeadAttention, padding_mask
 from course_utils.architectures.blocks import FeedForward, check_length, check_mask, init_weights
 from course_utils.architectures.layers import check_ids
-from course_utils.architectures.onednn import OneDNNLinear
 
 # ── encoder ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -35,18 +34,26 @@ class EncoderConfig:
 
 
 class EncoderBlock(nn.Module):
-    """Attention, then feed-forward, each added to its input and then normalised (post-norm)."""
+    """Attention, then feed-forward, each added to its input and then normalised (post-norm).
 
-    def __init__(self, sizes: EncoderConfig) -> None:
+    >>> import torch
+    >>> config = EncoderConfig(vocab_size=9, d_model=4, n_heads=1, n_layers=1, d_ff=4)
+    >>> out = EncoderBlock(config)(torch.randn(2, 3, 4), None)
+    >>> out.shape, bool(out.mean(dim=-1).abs().max() < 1e-6)  # normalised last: means of 0
+    (torch.Size([2, 3, 4]), True)
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        d = sizes.d_model
-        self.attention = MultiHeadAttention(d, sizes.n_heads, dropout=sizes.dropout)
-        self.attention_norm = nn.LayerNorm(d, eps=sizes.eps)
-        self.feed_forward = FeedForward(d, sizes.d_ff, F.gelu)
-        self.feed_forward_norm = nn.LayerNorm(d, eps=sizes.eps)
-        self.dropout = nn.Dropout(sizes.dropout)
+        d = config.d_model
+        self.attention = MultiHeadAttention(d, config.n_heads, dropout=config.dropout)
+        self.attention_norm = nn.LayerNorm(d, eps=config.eps)
+        self.feed_forward = FeedForward(d, config.d_ff, F.gelu)
+        self.feed_forward_norm = nn.LayerNorm(d, eps=config.eps)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """x (B, T, D) -> (B, T, D); `mask` (…, T, T) is True where one may look."""
         x = self.attention_norm(x + self.dropout(self.attention(x, mask=mask)))
         return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
 
@@ -54,44 +61,49 @@ class EncoderBlock(nn.Module):
 class Encoder(nn.Module):
     """BERT without its heads: ids in, one vector a token out, each having seen both sides."""
 
-    def __init__(self, sizes: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.sizes = sizes
-        self.tokens = nn.Embedding(sizes.vocab_size, sizes.d_model)
-        self.positions = nn.Embedding(sizes.max_positions, sizes.d_model)
-        self.segments = nn.Embedding(sizes.n_segments, sizes.d_model)
-        self.norm = nn.LayerNorm(sizes.d_model, eps=sizes.eps)
-        self.dropout = nn.Dropout(sizes.dropout)
-        self.blocks = nn.ModuleList(EncoderBlock(sizes) for _ in range(sizes.n_layers))
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.position_embedding = nn.Embedding(config.max_positions, config.d_model)
+        self.segment_embedding = nn.Embedding(config.n_segments, config.d_model)
+        self.norm = nn.LayerNorm(config.d_model, eps=config.eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.n_layers))
         init_weights(self, std=0.02)
 
     def embed(self, ids: Tensor, segments: Tensor | None = None) -> Tensor:
         """Token + position + segment, normalised: ids (B, T) -> (B, T, D)."""
-        positions = self.positions.weight[: ids.shape[1]]  # (T, D)
-        segment = self.segments.weight[0] if segments is None else self.segments(segments)
-        return self.dropout(self.norm(self.tokens(ids) + positions + segment))
+        places = self.position_embedding.weight[: ids.shape[1]]  # (T, D)
+        if segments is None:
+            segment = self.segment_embedding.weight[0]  # (D,): all are of the first
+        else:
+            segment = self.segment_embedding(segments)  # (B, T, D)
+        summed = self.token_embedding(ids) + places + segment
+        return self.dropout(self.norm(summed))
 
-    def forward(
-        self,
-        ids: Tensor,
-        mask: Tensor | None = None,
-        segments: Tensor | None = None,
-        *,
-        all_layers: bool = False,
-    ) -> Tensor | list[Tensor]:
-        """ids (B, T) -> (B, T, D), or with `all_layers` the embedding and each block's output.
-
-        A row that is all padding gives finite numbers without meaning; `mean_pool` makes it 0.
-        """
-        check_ids(ids, self.sizes.vocab_size)
-        limit = self.sizes.max_positions
+    def hidden_states(
+        self, ids: Tensor, mask: Tensor | None = None, segments: Tensor | None = None
+    ) -> list[Tensor]:
+        """ids (B, T) -> the embedding and each block's output (B, T, D)."""
+        check_ids(ids, self.config.vocab_size)
+        limit = self.config.max_positions
         check_length(ids.shape[1], limit, "cut it into pieces, since each position is learned")
         check_mask(mask, ids)
         visible = None if mask is None else padding_mask(mask)
         hidden = [self.embed(ids, segments)]
         for block in self.blocks:
             hidden.append(block(hidden[-1], visible))
-        return hidden if all_layers else hidden[-1]
+        return hidden
+
+    def forward(
+        self, ids: Tensor, mask: Tensor | None = None, segments: Tensor | None = None
+    ) -> Tensor:
+        """ids (B, T) -> the last block's output (B, T, D).
+
+        A row that is all padding gives finite numbers without meaning; `mean_pool` makes it 0.
+        """
+        return self.hidden_states(ids, mask, segments)[-1]
 
 
 class MaskedLM(nn.Module):
@@ -99,14 +111,14 @@ class MaskedLM(nn.Module):
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        d, sizes = encoder.sizes.d_model, encoder.sizes
+        config = encoder.config
         self.encoder = encoder
-        self.transform = OneDNNLinear(d, d)
-        self.norm = nn.LayerNorm(d, eps=sizes.eps)
-        self.out = OneDNNLinear(d, sizes.vocab_size)
+        self.transform = nn.Linear(config.d_model, config.d_model)
+        self.norm = nn.LayerNorm(config.d_model, eps=config.eps)
+        self.out = nn.Linear(config.d_model, config.vocab_size)
         init_weights(self.transform, std=0.02)
         nn.init.zeros_(self.out.bias)
-        self.out.weight = encoder.tokens.weight  # tied: one table to read and to write
+        self.out.weight = encoder.token_embedding.weight  # tied: one table to read and to write
 
     def forward(
         self, ids: Tensor, mask: Tensor | None = None, segments: Tensor | None = None
@@ -117,7 +129,13 @@ class MaskedLM(nn.Module):
 
 
 def mean_pool(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Average of the real tokens' vectors (B, T, D) -> (B, D); 0 where a row has none."""
+    """Average of the real tokens' vectors (B, T, D) -> (B, D); 0 where a row has none.
+
+    >>> import torch
+    >>> hidden = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [9.0, 9.0]]])
+    >>> mean_pool(hidden, torch.tensor([[1, 1, 0]]))  # the third is padding
+    tensor([[2., 4.]])
+    """
     if mask is None:
         return hidden.mean(dim=1)
     weights = mask.to(hidden.dtype).unsqueeze(-1)  # (B, T, 1)
@@ -125,5 +143,12 @@ def mean_pool(hidden: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def embed_sentences(encoder: Encoder, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-    """One vector of length 1 a sentence (B, D): mean pooling, as all-MiniLM-L6-v2 was trained."""
+    """One vector of length 1 a sentence (B, D): mean pooling, as all-MiniLM-L6-v2 was trained.
+
+    >>> import torch
+    >>> config = EncoderConfig(vocab_size=9, d_model=4, n_heads=1, n_layers=1, d_ff=4)
+    >>> vectors = embed_sentences(Encoder(config), torch.tensor([[1, 2, 3]]))
+    >>> vectors.shape, round(vectors.norm().item(), 5)
+    (torch.Size([1, 4]), 1.0)
+    """
     return F.normalize(mean_pool(encoder(ids, mask), mask), dim=-1)

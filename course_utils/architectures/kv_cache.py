@@ -16,6 +16,13 @@ class LayerCache:
     """Keys and values (B, G, T, D) of one layer, in buffers that grow by doubling.
 
     Appending one step then copies that step alone; joining tensors would copy all of them.
+
+    >>> import torch
+    >>> cache = LayerCache()
+    >>> for step in (1.0, 2.0, 3.0):
+    ...     keys, _ = cache.extend(torch.full((1, 1, 1, 1), step), torch.zeros(1, 1, 1, 1))
+    >>> keys.flatten(), cache.length
+    (tensor([1., 2., 3.]), 3)
     """
 
     def __init__(self) -> None:
@@ -26,6 +33,7 @@ class LayerCache:
         """Append the new steps (B, G, T, D) and return all, as views of the buffers."""
         if k.requires_grad:
             raise RuntimeError("a cache is written in place; use it inside torch.no_grad()")
+        self._check(k)
         start, self.length = self.length, self.length + k.shape[2]
         if self.keys is None or self.length > self.keys.shape[2]:
             room = max(self.length, 2 * start)
@@ -37,12 +45,29 @@ class LayerCache:
         self.values.narrow(2, start, v.shape[2]).copy_(v)
         return self.keys.narrow(2, 0, self.length), self.values.narrow(2, 0, self.length)
 
+    def _check(self, k: Tensor) -> None:
+        """Steps of another batch, or of other heads, start an empty cache anew; others refuse."""
+        if self.keys is None or _without_steps(k) == _without_steps(self.keys):
+            return
+        if self.length:
+            raise ValueError(
+                f"the steps have shape {tuple(k.shape)} and are {k.dtype}; this cache holds "
+                f"{self.length} steps of {tuple(self.keys.shape)}, {self.keys.dtype}: use a new "
+                "cache, or select() its rows"
+            )
+        self.keys = self.values = None
+
     @staticmethod
     def _grown(old: Tensor | None, new: Tensor, room: int) -> Tensor:
         buffer = new.new_empty(*new.shape[:2], room, new.shape[3])
         if old is not None:
             buffer[:, :, : old.shape[2]] = old
         return buffer
+
+
+def _without_steps(k: Tensor) -> tuple:
+    """What all keys of one cache have in common: B, G, D, the type and the device."""
+    return k.shape[0], k.shape[1], k.shape[3], k.dtype, k.device
 
 
 class KVCache:
@@ -61,7 +86,14 @@ class KVCache:
         return self.layers[0].length
 
     def nbytes(self) -> int:
-        """Bytes of the stored steps: 2 · layers · B · G · T · D · bytes per number."""
+        """Bytes of the stored steps: 2 · layers · B · G · T · D · bytes per number.
+
+        >>> import torch
+        >>> cache = KVCache(n_layers=1)
+        >>> _ = cache.layers[0].extend(torch.zeros(1, 3, 10, 64), torch.zeros(1, 3, 10, 64))
+        >>> cache.nbytes()  # 2 · 1 · 1 · 3 · 10 · 64 · 4
+        15360
+        """
         return sum(
             tensor[:, :, : layer.length].numel() * tensor.element_size()
             for layer in self.layers

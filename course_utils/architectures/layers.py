@@ -32,6 +32,22 @@ def check_ids(ids: Tensor, n_symbols: int, name: str = "ids") -> None:
             )
 
 
+def one_each(tensor: Tensor, n_rows: int, name: str) -> Tensor:
+    """A row for each of `n_rows` texts: one row serves all of them."""
+    if len(tensor) not in (1, n_rows):
+        raise ValueError(f"{n_rows} rows of ids, {len(tensor)} {name}; give one, or one for each")
+    return tensor.expand(n_rows, *tensor.shape[1:])
+
+
+def check_one_prompt(prompts: Tensor) -> None:
+    """Raise ValueError where equal ids could belong to either of two prompts."""
+    if len(prompts) > 1:
+        raise ValueError(
+            f"the rows of {len(prompts)} prompts cannot change places, since ids do not tell which "
+            "prompt they follow; search for one prompt at a time"
+        )
+
+
 def copy_weights(
     model: nn.Module, source: Mapping[str, Tensor], names: Mapping[str, str], origin: str
 ) -> None:

@@ -29,6 +29,11 @@ def hide_tokens(
     Of the chosen, 80 % become `mask_id`, 10 % a random token and 10 % stay, so that the model
     cannot tell which tokens to trust. `keep` (B, T) is True where a token must not be chosen
     (padding, special tokens). Devlin et al. 2019, §3.1 and appendix A.1.
+
+    >>> ids, draw = torch.arange(1, 9).unsqueeze(0), torch.Generator().manual_seed(0)
+    >>> inputs, labels = hide_tokens(ids, mask_id=99, vocab_size=9, rate=0.5, generator=draw)
+    >>> inputs[0].tolist(), labels[0].tolist()
+    ([99, 2, 99, 99, 99, 6, 99, 8], [1, -100, 3, 4, 5, -100, 7, -100])
     """
     if not 0 < rate <= 1:
         raise ValueError(f"rate is {rate}; it is a share of the tokens, above 0 and at most 1")
@@ -45,6 +50,11 @@ def hide_chosen(
 ) -> tuple[Tensor, Tensor]:
     """Hide the `chosen` tokens of ids (B, T), each by its fate: below 0.8 `mask_id`, from 0.9 on
     the token of `random`, between them nothing. Returns inputs and labels, −100 where not chosen.
+
+    >>> ids, fate = torch.tensor([5, 6, 7, 8]), torch.tensor([0.1, 0.85, 0.95, 0.1])
+    >>> chosen = torch.tensor([True, True, True, False])
+    >>> hide_chosen(ids, chosen, fate, random=torch.tensor([1, 2, 3, 4]), mask_id=0)
+    (tensor([0, 6, 3, 8]), tensor([   5,    6,    7, -100]))
     """
     inputs = torch.where(chosen & (fate < 0.8), mask_id, ids)
     inputs = torch.where(chosen & (fate >= 0.9), random, inputs)
@@ -52,18 +62,30 @@ def hide_chosen(
 
 
 def label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy in nats of logits (B, T, V) against labels (B, T), −100 left out."""
+    """Mean cross-entropy in nats of logits (B, T, V) against labels (B, T), −100 left out.
+
+    >>> label_loss(torch.zeros(1, 2, 4), torch.tensor([[3, -100]]))  # one of four, evenly: ln 4
+    tensor(1.3863)
+    """
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
 
 
 def next_token_loss(logits: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy in nats of each real token given those before it: logits (B, T, V)."""
+    """Mean cross-entropy in nats of each real token given those before it: logits (B, T, V).
+
+    >>> next_token_loss(torch.zeros(1, 3, 2), torch.tensor([[0, 1, 1]]))  # two guesses of ln 2
+    tensor(0.6931)
+    """
     labels = ids if mask is None else ids.masked_fill(mask == 0, IGNORED)
     shifted = F.pad(labels[:, 1:], (0, 1), value=IGNORED)  # moving labels copies no logits
     return label_loss(logits, shifted)
 
 
 def shift_right(labels: Tensor, start: int, pad: int) -> Tensor:
-    """What the decoder is given while it learns labels (B, T): start, then all but the last."""
+    """What the decoder is given while it learns labels (B, T): start, then all but the last.
+
+    >>> shift_right(torch.tensor([[5, 6, 2, -100]]), start=1, pad=0)
+    tensor([[1, 5, 6, 2]])
+    """
     shifted = F.pad(labels[:, :-1], (1, 0), value=start)
     return shifted.masked_fill(shifted == IGNORED, pad)

@@ -1,4 +1,4 @@
-"""Faster products on a CPU, by an explicit call: `use_onednn(model)`. Notebook 01 names it.
+"""Faster products on a CPU, by an explicit call: `use_onednn(model)`. Notebooks 01, 02 and 03.
 
 For 32-bit floats on a CPU torch calls MKL, which on some chips (AMD's with AVX-512) uses half of
 the vector width. torch also has oneDNN, which uses all of it and serves `nn.LSTM` and convolutions,

@@ -16,7 +16,12 @@ from torch import Tensor
 
 
 def sinusoidal_positions(n_positions: int, d_model: int) -> Tensor:
-    """sin and cos of pos/10000^(2i/d) in turns -> (T, d_model). Vaswani et al. 2017, §3.5."""
+    """sin and cos of pos/10000^(2i/d) in turns -> (T, d_model). Vaswani et al. 2017, §3.5.
+
+    >>> sinusoidal_positions(2, 4)  # sin and cos of 1 and of 1/100
+    tensor([[0.0000, 1.0000, 0.0000, 1.0000],
+            [0.8415, 0.5403, 0.0100, 0.9999]])
+    """
     if d_model % 2:
         raise ValueError(f"d_model is {d_model}; sines and cosines come in pairs, so make it even")
     angles = torch.arange(n_positions).unsqueeze(1) * rotary_frequencies(d_model)  # (T, d/2)
@@ -27,6 +32,9 @@ def rotary_frequencies(d_head: int, theta: float = 10_000.0) -> Tensor:
     """θ^(−2i/D), i = 0 … D/2 − 1: how far pair i turns from a position to the next, in radians.
 
     Su et al. 2021 (RoFormer), equation 15.
+
+    >>> rotary_frequencies(4)  # a turn in 6.3 steps, and in 628
+    tensor([1.0000, 0.0100])
     """
     if d_head % 2:
         raise ValueError(f"d_head is {d_head}; rotary positions turn pairs, so make it even")
@@ -37,6 +45,9 @@ def rotate_plain(x: Tensor, position: int, theta: float = 10_000.0) -> Tensor:
     """One vector (D,), turned pair by pair as in the paper: neighbours 2i and 2i + 1 are a pair.
 
     Su et al. 2021, equation 15.
+
+    >>> rotate_plain(torch.tensor([1.0, 0.0]), position=1)  # cos 1, sin 1
+    tensor([0.5403, 0.8415])
     """
     turned = torch.empty_like(x)
     for i, frequency in enumerate(rotary_frequencies(len(x), theta).tolist()):
@@ -63,6 +74,10 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn (B, H, T, D) by its positions: x_i cos − x_{i+D/2} sin and x_{i+D/2} cos + x_i sin.
 
     The layout of Llama's weights in transformers; `pair_halves` makes it of the paper's.
+
+    >>> cos, sin = rotary_angles(torch.tensor([[1]]), rotary_frequencies(2))
+    >>> rotate(torch.tensor([1.0, 0.0]).view(1, 1, 1, 2), cos, sin).flatten()
+    tensor([0.5403, 0.8415])
     """
     partner = x.roll(x.shape[-1] // 2, dims=-1)
     return torch.addcmul(x * cos, partner, sin)
@@ -73,6 +88,9 @@ def pair_halves(weight: Tensor, n_heads: int) -> Tensor:
 
     Scores do not change when both are reordered; GGUF files and Meta's Llama weights hold the
     former, transformers the latter.
+
+    >>> pair_halves(torch.arange(4).view(4, 1), n_heads=1).flatten()
+    tensor([0, 2, 1, 3])
     """
     heads = weight.unflatten(0, (n_heads, -1, 2))  # (H, D/2, 2, …)
     return heads.transpose(1, 2).flatten(0, 2)
@@ -82,7 +100,11 @@ def pair_halves(weight: Tensor, n_heads: int) -> Tensor:
 
 
 def linear_scaling(frequencies: Tensor, factor: float) -> Tensor:
-    """Position interpolation: step `factor` times as slowly everywhere. Chen et al. 2023."""
+    """Position interpolation: step `factor` times as slowly everywhere. Chen et al. 2023.
+
+    >>> linear_scaling(rotary_frequencies(4), factor=2.0)
+    tensor([0.5000, 0.0050])
+    """
     return frequencies / factor
 
 
@@ -196,6 +218,9 @@ def relative_buckets(
     Near distances have a bucket each, farther ones share buckets that widen logarithmically up to
     `max_distance`; `both_ways` gives the keys after a query the upper half. Raffel et al. 2020
     (T5), §2.1, with the rounding of the published models.
+
+    >>> relative_buckets(1, 4, n_buckets=8, both_ways=False)  # three steps back, two, one, none
+    tensor([[3, 2, 1, 0]])
     """
     positions = torch.arange(n_keys)
     distance = positions - positions[n_keys - n_queries :].unsqueeze(1)  # key − query

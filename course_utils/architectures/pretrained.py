@@ -6,7 +6,7 @@ the modules do not follow is refused by name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -19,69 +19,128 @@ from course_utils.architectures.layers import copy_weights
 # ── real weights ──────────────────────────────────────────────────────────────────────────────────
 
 
-def check_config(config: Mapping[str, Any], **wanted: Any) -> None:
-    """Raise ValueError where a configuration asks for what the module does not do."""
+# Fields of any transformers configuration that change no number of a trained model's answer.
+BOOKKEEPING = {
+    *("transformers_version", "architectures", "dtype", "tokenizer_class", "task_specific_params"),
+    *("output_attentions", "output_hidden_states", "return_dict", "use_cache", "n_positions"),
+    *("id2label", "label2id", "problem_type", "initializer_range", "initializer_factor"),
+    *("hidden_dropout_prob", "attention_probs_dropout_prob", "attention_dropout", "dropout_rate"),
+    *("classifier_dropout", "chunk_size_feed_forward"),  # pieces of a batch, one after the other
+}
+
+
+def check_config(
+    config: Mapping[str, Any], model_type: str, sizes: Collection[str], **wanted: Any
+) -> None:
+    """Raise ValueError where a configuration asks for what the module does not do.
+
+    `sizes` are the fields that the module follows whatever they hold; `wanted` those of which it
+    does one value, or one of a tuple. Any other must be bookkeeping, or hold nothing: what is not
+    known here may change every number.
+    """
+    if config.get("model_type") != model_type:
+        found = config.get("model_type")
+        raise ValueError(f"model_type is {found!r}; this module is made for {model_type!r} alone")
     for name, values in wanted.items():
         values = values if isinstance(values, tuple) else (values,)
         if config.get(name, values[0]) not in values:
-            raise ValueError(
-                f"{name} is {config[name]!r}; this module does {' or '.join(map(repr, values))}"
-            )
+            does = " or ".join(map(repr, values))
+            raise ValueError(f"{name} is {config[name]!r}; this module does {does}")
+    if missing := [name for name in sizes if name not in config]:
+        raise ValueError(f"the configuration has no {', '.join(missing)}; give config.to_dict()")
+    known = {"model_type", *sizes, *wanted, *BOOKKEEPING}
+    for name, value in config.items():
+        harmless = name in known or name.startswith("_") or name.endswith("_token_id")
+        if not harmless and value not in (None, False, [], {}):
+            raise ValueError(f"{name} is {value!r}; this module has no such thing")
 
 
 def bert_config(config: Mapping[str, Any]) -> EncoderConfig:
-    """Sizes of a transformers BERT configuration (`config.to_dict()`)."""
-    check_config(config, hidden_act="gelu", position_embedding_type="absolute", is_decoder=False)
-    return EncoderConfig(
-        vocab_size=config["vocab_size"],
-        d_model=config["hidden_size"],
-        n_heads=config["num_attention_heads"],
-        n_layers=config["num_hidden_layers"],
-        d_ff=config["intermediate_size"],
-        max_positions=config["max_position_embeddings"],
-        n_segments=config["type_vocab_size"],
-        eps=config["layer_norm_eps"],
+    """The configuration of a transformers BERT (`config.to_dict()`), without its dropout."""
+    ours = {
+        "vocab_size": "vocab_size",
+        "d_model": "hidden_size",
+        "n_heads": "num_attention_heads",
+        "n_layers": "num_hidden_layers",
+        "d_ff": "intermediate_size",
+        "max_positions": "max_position_embeddings",
+        "n_segments": "type_vocab_size",
+        "eps": "layer_norm_eps",
+    }
+    check_config(
+        config,
+        "bert",
+        ours.values(),
+        hidden_act="gelu",
+        position_embedding_type="absolute",
+        is_decoder=False,
+        add_cross_attention=False,
+        is_encoder_decoder=False,
+        tie_word_embeddings=True,
     )
+    return EncoderConfig(**{name: config[theirs] for name, theirs in ours.items()})
 
 
 def llama_config(config: Mapping[str, Any]) -> DecoderConfig:
-    """Sizes of a transformers Llama configuration (`config.to_dict()`)."""
-    check_config(config, hidden_act="silu", attention_bias=False, mlp_bias=False)
+    """The configuration of a transformers Llama (`config.to_dict()`), without its dropout."""
+    ours = {
+        "vocab_size": "vocab_size",
+        "d_model": "hidden_size",
+        "n_heads": "num_attention_heads",
+        "n_layers": "num_hidden_layers",
+        "d_ff": "intermediate_size",
+        "n_kv_heads": "num_key_value_heads",
+        "d_head": "head_dim",
+        "max_positions": "max_position_embeddings",
+        "eps": "rms_norm_eps",
+        "tied": "tie_word_embeddings",
+    }
+    check_config(
+        config,
+        "llama",
+        [*ours.values(), "rope_parameters"],
+        hidden_act="silu",
+        attention_bias=False,
+        mlp_bias=False,
+        pretraining_tp=1,
+        is_encoder_decoder=False,
+    )
     rope = dict(config["rope_parameters"])
     theta = rope.pop("rope_theta")
-    return DecoderConfig(
-        vocab_size=config["vocab_size"],
-        d_model=config["hidden_size"],
-        n_heads=config["num_attention_heads"],
-        n_layers=config["num_hidden_layers"],
-        d_ff=config["intermediate_size"],
-        n_kv_heads=config["num_key_value_heads"],
-        d_head=config.get("head_dim"),
-        max_positions=config["max_position_embeddings"],
-        theta=theta,
-        scaling=rope,
-        eps=config["rms_norm_eps"],
-        tied=config["tie_word_embeddings"],
-    )
+    sizes = {name: config[theirs] for name, theirs in ours.items()}
+    return DecoderConfig(**sizes, theta=theta, scaling=rope)
 
 
 def t5_config(config: Mapping[str, Any]) -> EncoderDecoderConfig:
-    """Sizes of a transformers T5 configuration (`config.to_dict()`)."""
-    check_config(config, feed_forward_proj=("relu", "gated-gelu"))
-    return EncoderDecoderConfig(
-        vocab_size=config["vocab_size"],
-        d_model=config["d_model"],
-        n_heads=config["num_heads"],
-        n_layers=config["num_layers"],
-        d_ff=config["d_ff"],
-        n_decoder_layers=config["num_decoder_layers"],
-        d_head=config["d_kv"],
-        n_buckets=config["relative_attention_num_buckets"],
-        max_distance=config["relative_attention_max_distance"],
-        gated=config["feed_forward_proj"] == "gated-gelu",
-        tied=config.get("scale_decoder_outputs", True),
-        eps=config["layer_norm_epsilon"],
+    """The configuration of a transformers T5 (`config.to_dict()`), without its dropout."""
+    ours = {
+        "vocab_size": "vocab_size",
+        "d_model": "d_model",
+        "n_heads": "num_heads",
+        "n_layers": "num_layers",
+        "d_ff": "d_ff",
+        "n_decoder_layers": "num_decoder_layers",
+        "d_head": "d_kv",
+        "n_buckets": "relative_attention_num_buckets",
+        "max_distance": "relative_attention_max_distance",
+        "eps": "layer_norm_epsilon",
+    }
+    gated = config.get("feed_forward_proj") == "gated-gelu"
+    check_config(
+        config,
+        "t5",
+        ours.values(),
+        feed_forward_proj=("relu", "gated-gelu"),
+        is_gated_act=gated,
+        dense_act_fn="gelu_new" if gated else "relu",
+        scale_decoder_outputs=(True, False),
+        tie_word_embeddings=True,
+        is_encoder_decoder=True,
+        is_decoder=False,
     )
+    sizes = {name: config[theirs] for name, theirs in ours.items()}
+    tied = config.get("scale_decoder_outputs", True)  # T5 v1.1: a table of its own, and no scale
+    return EncoderDecoderConfig(**sizes, gated=gated, tied=tied)
 
 
 def _names(prefix: str, theirs: str, pairs: Mapping[str, str], *parts: str) -> dict[str, str]:
@@ -108,9 +167,9 @@ def load_bert_weights(model: Encoder | MaskedLM, state: Mapping[str, Tensor]) ->
     encoder = model.encoder if isinstance(model, MaskedLM) else model
     ours = "encoder." if isinstance(model, MaskedLM) else ""
     embeddings = {
-        "tokens": "word_embeddings",
-        "positions": "position_embeddings",
-        "segments": "token_type_embeddings",
+        "token_embedding": "word_embeddings",
+        "position_embedding": "position_embeddings",
+        "segment_embedding": "token_type_embeddings",
     }
     names = _names(ours, "embeddings.", embeddings, "weight")
     names |= _names(ours, "embeddings.", {"norm": "LayerNorm"}, "weight", "bias")
@@ -124,7 +183,7 @@ def load_bert_weights(model: Encoder | MaskedLM, state: Mapping[str, Tensor]) ->
         "feed_forward.down": "output.dense",
         "feed_forward_norm": "output.LayerNorm",
     }
-    for i in range(encoder.sizes.n_layers):
+    for i in range(encoder.config.n_layers):
         names |= _names(f"{ours}blocks.{i}.", f"encoder.layer.{i}.", block, "weight", "bias")
     skip = ("pooler.", "embeddings.position_ids", "cls.predictions.decoder.")
     if isinstance(model, MaskedLM):
@@ -139,7 +198,7 @@ def load_llama_weights(model: Decoder, state: Mapping[str, Tensor]) -> None:
 
     ValueError lists what is missing, left over or of another size.
     """
-    names = {"tokens.weight": "embed_tokens.weight", "norm.weight": "norm.weight"}
+    names = {"token_embedding.weight": "embed_tokens.weight", "norm.weight": "norm.weight"}
     block = {
         "attention.query": "self_attn.q_proj",
         "attention.key": "self_attn.k_proj",
@@ -151,11 +210,11 @@ def load_llama_weights(model: Decoder, state: Mapping[str, Tensor]) -> None:
         "feed_forward.down": "mlp.down_proj",
         "feed_forward_norm": "post_attention_layernorm",
     }
-    for i in range(model.sizes.n_layers):
+    for i in range(model.config.n_layers):
         names |= _names(f"blocks.{i}.", f"layers.{i}.", block, "weight")
-    if not model.sizes.tied:
+    if not model.config.tied:
         names["out.weight"] = "lm_head.weight"
-    skip = ("rotary_emb.", *(("lm_head.",) if model.sizes.tied else ()))
+    skip = ("rotary_emb.", *(("lm_head.",) if model.config.tied else ()))
     copy_weights(model, _without(state, "model.", skip), names, "Llama")
 
 
@@ -164,19 +223,19 @@ def load_t5_weights(model: EncoderDecoder, state: Mapping[str, Tensor]) -> None:
 
     ValueError lists what is missing, left over or of another size.
     """
-    names = {"tokens.weight": "shared.weight"}
-    sides = {"encoder": model.sizes.n_layers, "decoder": model.n_decoder_layers}
+    names = {"token_embedding.weight": "shared.weight"}
+    sides = {"encoder": model.config.n_layers, "decoder": model.n_decoder_layers}
     for side, n_layers in sides.items():
         names[f"{side}.norm.weight"] = f"{side}.final_layer_norm.weight"
         first = f"{side}.block.0.layer.0.SelfAttention"
         names[f"{side}.position_bias.weight"] = f"{first}.relative_attention_bias.weight"
-        block = _t5_block(side == "decoder", model.sizes.gated)
+        block = _t5_block(side == "decoder", model.config.gated)
         for i in range(n_layers):
             names |= _names(f"{side}.blocks.{i}.", f"{side}.block.{i}.layer.", block, "weight")
-    if not model.sizes.tied:
+    if not model.config.tied:
         names["out.weight"] = "lm_head.weight"
     skip = ("encoder.embed_tokens.", "decoder.embed_tokens.")  # the shared table again
-    skip += ("lm_head.",) if model.sizes.tied else ()
+    skip += ("lm_head.",) if model.config.tied else ()
     copy_weights(model, _without(state, "transformer.", skip), names, "T5")
 
 

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from course_utils.architectures.cells import GATES, State, Weights, check_kind, check_steps
 from course_utils.architectures.layers import check_ids, check_positive
-from course_utils.architectures.onednn import OneDNNLinear, linear, outer, product
+from course_utils.architectures.onednn import linear, outer, product
 
 # ── sequences of different length ─────────────────────────────────────────────────────────────────
 
@@ -30,6 +30,9 @@ def pack_order(lengths: Tensor, n_steps: int, reverse: bool = False) -> tuple:
     Sequences are sorted from long to short, so that those alive at step t are the first ones.
     Returns `order` (B,) of the sequences, `rows` (N,) into the padded batch flattened to (B·T),
     and the number of sequences alive at each step. `reverse` walks each sequence from its own end.
+
+    >>> pack_order(torch.tensor([1, 3]), n_steps=3)  # the longer one's rows are 3, 4 and 5
+    (tensor([1, 0]), tensor([3, 0, 4, 5]), [2, 1, 1])
     """
     order = lengths.argsort(descending=True, stable=True)
     lengths = lengths[order]
@@ -60,13 +63,6 @@ def _add_finished(grad: Tensor, d_last: Tensor, n: int) -> Tensor:
 # ── the fast form: forward and backward through time, written out ─────────────────────────────────
 
 
-def _tanh(x: Tensor, out: Tensor) -> Tensor:
-    """tanh. On a CPU torch's sigmoid is 7 times as fast as its tanh: 2σ(2x) − 1."""
-    if x.is_cuda:
-        return torch.tanh(x, out=out)
-    return torch.add(x, x, out=out).sigmoid_().mul_(2.0).sub_(1.0)
-
-
 class _ScanRNN(torch.autograd.Function):
     """h_t = tanh(a_t + W h_{t−1}) over packed projected inputs a (N, H)."""
 
@@ -75,7 +71,7 @@ class _ScanRNN(torch.autograd.Function):
         hs, last, h = torch.empty_like(inputs), h_0.clone(), h_0
         steps = zip(inputs.split(sizes), hs.split(sizes), sizes, [*sizes[1:], 0], strict=True)
         for a_t, h_t, n, n_next in steps:
-            h = _tanh(product(h[:n], w_hh).add_(a_t), out=h_t)
+            h = torch.tanh(product(h[:n], w_hh).add_(a_t), out=h_t)
             _keep_finished(last, h, n, n_next)
         ctx.save_for_backward(w_hh, h_0, hs)
         ctx.sizes = sizes
@@ -105,17 +101,18 @@ class _ScanLSTM(torch.autograd.Function):
         gates = torch.empty_like(inputs)
         hs, cs, tanh_cs = (inputs.new_empty(len(inputs), h_0.shape[1]) for _ in range(3))
         h, c, last_h, last_c = h_0, c_0, h_0.clone(), c_0.clone()
+        two = 2 * h_0.shape[1]
         packed = (tensor.split(sizes) for tensor in (inputs, gates, hs, cs, tanh_cs))
         for a_t, gates_t, h_t, c_t, tanh_c, n, n_next in zip(
             *packed, sizes, [*sizes[1:], 0], strict=True
         ):
             torch.add(a_t, product(h[:n], w_hh), out=gates_t)
             i, f, g, o = gates_t.chunk(4, dim=1)
-            g.mul_(2.0)
-            gates_t.sigmoid_()  # all four at once, since tanh(g) = 2σ(2g) − 1
-            g.mul_(2.0).sub_(1.0)
+            gates_t[:, :two].sigmoid_()  # i and f at once
+            g.tanh_()
+            o.sigmoid_()
             torch.mul(f, c[:n], out=c_t).addcmul_(i, g)
-            torch.mul(o, _tanh(c_t, out=tanh_c), out=h_t)
+            torch.mul(o, torch.tanh(c_t, out=tanh_c), out=h_t)
             h, c = h_t, c_t
             _keep_finished(last_h, h, n, n_next)
             _keep_finished(last_c, c, n, n_next)
@@ -173,7 +170,7 @@ class _ScanGRU(torch.autograd.Function):
             h_n.copy_(u[:, two:])
             torch.add(a_t[:, :two], u[:, :two], out=gates_t[:, :two]).sigmoid_()
             r, z, new = gates_t.chunk(3, dim=1)
-            _tanh(torch.addcmul(a_t[:, two:], r, h_n), out=new)
+            torch.tanh(torch.addcmul(a_t[:, two:], r, h_n), out=new)
             h = torch.lerp(new, h[:n], z, out=h_t)  # n + z·(h − n)
             _keep_finished(last, h, n, n_next)
         ctx.save_for_backward(w_hh, h_0, gates, hs, h_ns)
@@ -266,9 +263,9 @@ class Recurrent(nn.Module):
         sequence ends; a sequence of length 0 keeps its first state. Raises ValueError on sizes that
         do not fit.
         """
-        kind = x.device.type
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-            with torch.autocast(kind, enabled=False):  # the scans stay in the weights' precision
+        device = x.device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):  # the scans stay in the weights' precision
                 return self.forward(x.to(self.weight_ih_l0.dtype), lengths, state)
         self._check_inputs(x)
         lengths = check_lengths(lengths, x)
@@ -285,7 +282,9 @@ class Recurrent(nn.Module):
                 lasts.append(last)
             x = torch.cat(outputs, dim=-1) if self.directions == 2 else outputs[0]
         parts = tuple(torch.stack(part) for part in zip(*lasts, strict=True))
-        return x, parts if self.kind == "lstm" else parts[0]
+        if self.kind == "lstm":
+            return x, parts
+        return x, parts[0]
 
     def _first_states(self, x: Tensor, state: State | None) -> tuple[Tensor, ...]:
         shape = (self.n_layers * self.directions, x.shape[0], self.d_hidden)
@@ -372,15 +371,20 @@ def set_forget_bias(layer: nn.Module, value: float) -> None:
 
 
 class RecurrentLM(nn.Module):
-    """Ids in, logits of the next id out: an embedding, a recurrent net and a linear layer."""
+    """Ids in, logits of the next id out: an embedding, a recurrent net and a linear layer.
+
+    >>> RecurrentLM("gru", vocab_size=9, d_model=4)(torch.tensor([[1, 2, 3]])).shape
+    torch.Size([1, 3, 9])
+    """
 
     def __init__(self, kind: str, vocab_size: int, d_model: int, *, n_layers: int = 1) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(vocab_size, d_model)
+        self.token_embedding = nn.Embedding(vocab_size, d_model)
         self.net = Recurrent(kind, d_model, d_model, n_layers=n_layers)
-        self.out = OneDNNLinear(d_model, vocab_size)
+        self.out = nn.Linear(d_model, vocab_size)
 
     def forward(self, ids: Tensor, lengths: Tensor | None = None) -> Tensor:
         """ids (B, T), lengths (B,) -> logits (B, T, V)."""
-        check_ids(ids, self.tokens.num_embeddings)
-        return self.out(self.net(self.tokens(ids), lengths)[0])
+        check_ids(ids, self.token_embedding.num_embeddings)
+        hidden, _ = self.net(self.token_embedding(ids), lengths)  # (B, T, D)
+        return self.out(hidden)

@@ -11,8 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.architectures.cells import State
-from course_utils.architectures.layers import check_ids, copy_weights
-from course_utils.architectures.onednn import OneDNNLinear
+from course_utils.architectures.layers import (
+    check_ids,
+    check_one_prompt,
+    copy_weights,
+    one_each,
+)
 from course_utils.architectures.recurrent import Recurrent, check_lengths
 
 # ── encoder–decoder ───────────────────────────────────────────────────────────────────────────────
@@ -51,9 +55,9 @@ class RecurrentSeq2Seq(nn.Module):
             kind, d_model, each, n_layers=n_layers, bidirectional=bidirectional
         )
         self.decoder = Recurrent(kind, d_model, d_hidden, n_layers=n_layers)
-        self.score = OneDNNLinear(d_hidden, d_hidden, bias=False) if attention else None
-        self.combine = OneDNNLinear(2 * d_hidden, d_hidden, bias=False) if attention else None
-        self.out = OneDNNLinear(d_hidden, n_target)
+        self.score = nn.Linear(d_hidden, d_hidden, bias=False) if attention else None
+        self.combine = nn.Linear(2 * d_hidden, d_hidden, bias=False) if attention else None
+        self.out = nn.Linear(d_hidden, n_target)
         self.dropout = nn.Dropout(dropout)
 
     def encode(self, source: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, State]:
@@ -98,43 +102,39 @@ class RecurrentSeq2Seq(nn.Module):
         """Source ids (B, S) with lengths (B,) and target ids (B, T) -> logits (B, T, V)."""
         return self.decode(target, *self.encode(source, lengths))[0]
 
-    @torch.no_grad()
-    def greedy(
-        self,
-        source: Tensor,
-        lengths: Tensor | None = None,
-        *,
-        start: int,
-        stop: int,
-        max_new: int,
-    ) -> list[list[int]]:
-        """The likeliest next id, again and again: ids of each sequence, without start and stop."""
-        memory, real, state = self.encode(source, lengths)
-        last = torch.full((len(source), 1), start, device=source.device)
-        written = []
-        alive = torch.ones(len(source), dtype=torch.bool, device=source.device)
-        while len(written) < max_new and alive.any():
-            logits, state = self.decode(last, memory, real, state)
-            last = logits.argmax(dim=-1)  # (B, 1)
-            alive &= last[:, 0] != stop
-            written.append(last[:, 0])
-        rows = torch.stack(written, dim=1).tolist() if written else [[] for _ in source]
-        return [row[: row.index(stop)] if stop in row else row for row in rows]
+    @torch.inference_mode()
+    def read_and_reorder(
+        self, source: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Callable, Callable]:
+        """Two callables with which a decoding loop writes targets of source ids (B, S).
 
-    @torch.no_grad()
-    def next_logits(self, source: Tensor, lengths: Tensor | None = None) -> Callable:
-        """For search: a function from prefixes (N, T) over one source (1, S) to logits (N, V)."""
-        memory, real, state = self.encode(source, lengths)
+        `read(ids, state)` takes target ids (B, T) that follow those behind the state, None at
+        first, and gives the logits (B, V) of the next one, and the state. `reorder(state, rows)`
+        keeps these rows. One source serves any number of targets; several have one target each.
+        """
+        memory, real, first = self.encode(source, lengths)
 
-        @torch.no_grad()
-        def logits_after(ids: Tensor) -> Tensor:
-            rows = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
-            parts = state if isinstance(state, tuple) else (state,)
-            first = tuple(part[:, rows] for part in parts)
-            first = first if isinstance(state, tuple) else first[0]
-            return self.decode(ids, memory[rows], real[rows], first)[0][:, -1]
+        def read(ids: Tensor, state: State | None) -> tuple[Tensor, State]:
+            n = len(ids)
+            seen = one_each(memory, n, "sources"), one_each(real, n, "sources")
+            if state is None:
+                state = _rows_of(first, torch.arange(n).clamp(max=len(source) - 1))
+            with torch.inference_mode():
+                logits, state = self.decode(ids, *seen, state)
+            return logits[:, -1].clone(), state  # a clone: the caller may be out of that mode
 
-        return logits_after
+        def reorder(state: State, rows: Tensor) -> State:
+            check_one_prompt(source)
+            return _rows_of(state, rows)
+
+        return read, reorder
+
+
+def _rows_of(state: State, rows: Tensor) -> State:
+    """These sequences of a state (L, B, H), in this order."""
+    if isinstance(state, tuple):
+        return tuple(part[:, rows] for part in state)
+    return state[:, rows]
 
 
 def load_g2p_weights(model: RecurrentSeq2Seq, arrays: Mapping[str, Tensor]) -> None:

@@ -6,7 +6,7 @@ The decoding loops cannot tell these callables apart. Log-probabilities are in n
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 
 from course_utils.inference.decoding import NextLogits, as_ids, next_logprobs, one_prompt
 from course_utils.inference.processors import is_count, require, widened
+
+Read = Callable[[Tensor, Any], tuple[Tensor, Any]]  # new ids, cache -> logits (B, V), cache
+Reorder = Callable[[Any, Tensor], Any]  # cache, rows -> cache
 
 # ── Scoring a given text ──────────────────────────────────────────────────────────────────────────
 
@@ -68,6 +71,26 @@ def next_logits_of(model: Any) -> NextLogits:
     return next_logits
 
 
+def cached_next_logits_of(model: Any) -> CachedNextLogits:
+    """The callable of a transformers model, with its key–value cache.
+
+    The model is called as model(input_ids=…, past_key_values=…, use_cache=True) and returns .logits
+    and .past_key_values, which has reorder_cache(rows).
+    """
+    options = _last_only(model)
+
+    def read(ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        with torch.no_grad():
+            output = model(input_ids=ids, past_key_values=cache, use_cache=True, **options)
+        return output.logits[:, -1], output.past_key_values
+
+    def reorder(cache: Any, rows: Tensor) -> Any:
+        cache.reorder_cache(rows)
+        return cache
+
+    return CachedNextLogits(read, reorder)
+
+
 def _last_only(model: Any) -> dict[str, int]:
     """Ask for the last position's logits alone where the model can: prompts are read faster."""
     can = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -75,20 +98,20 @@ def _last_only(model: Any) -> dict[str, int]:
 
 
 class CachedNextLogits:
-    """The callable of a transformers model, with a key–value cache: only new tokens are read.
+    """The callable of any model that keeps what it has read in a cache: it reads new tokens only.
+
+    `read(ids, cache)` gives the logits (B, V) after ids (B, T) that follow those in the cache (None
+    at first), and the cache. `reorder(cache, rows)` gives the cache of these rows in this order.
+    `read_and_reorder` of our own models makes the two: CachedNextLogits(*model.read_and_reorder()).
 
     It remembers the ids of its last call. Where every new row continues one of those, it reuses
-    that row's keys and values, in whatever order and number beam search asks for; otherwise it
-    starts over. So a loop needs to know nothing of the cache, and cannot use it wrongly. After a
-    change of the model's weights, call `forget()`.
-
-    The model is called as model(input_ids=…, past_key_values=…, use_cache=True) and returns .logits
-    and .past_key_values, which has reorder_cache(rows). `tokens_read` counts what it was fed.
+    that row's cache, in whatever order and number beam search asks for; otherwise it starts over.
+    So a loop needs to know nothing of the cache, and cannot use it wrongly. After a change of the
+    model's weights, call `forget()`. `tokens_read` counts what the model was fed.
     """
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.options = _last_only(model)
+    def __init__(self, read: Read, reorder: Reorder) -> None:
+        self.read, self.reorder = read, reorder
         self.tokens_read = 0
         self.forget()
 
@@ -100,16 +123,10 @@ class CachedNextLogits:
     def __call__(self, ids: Tensor) -> Tensor:
         known = self._align(ids)
         self.ids = None  # an interrupted call must not leave ids that the cache does not match
-        with torch.no_grad():
-            output = self.model(
-                input_ids=ids[:, known:],
-                past_key_values=self.cache,
-                use_cache=True,
-                **self.options,
-            )
-        self.ids, self.cache = ids.clone(), output.past_key_values
+        logits, self.cache = self.read(ids[:, known:], self.cache)
+        self.ids = ids.clone()
         self.tokens_read += ids[:, known:].numel()
-        return output.logits[:, -1]
+        return logits
 
     def _align(self, ids: Tensor) -> int:
         """Order the cache to match the rows of `ids`; return how many tokens each row shares."""
@@ -117,11 +134,11 @@ class CachedNextLogits:
             self.forget()
             return 0
         known = self.ids.shape[1]
+        if torch.equal(ids[:, :known], self.ids):  # also where two rows are alike
+            return known
         same = (ids[:, None, :known] == self.ids[None]).all(-1)  # (new rows, old rows)
         if not same.any(1).all():
             self.forget()
             return 0
-        rows = same.int().argmax(1)
-        if rows.tolist() != list(range(len(self.ids))):
-            self.cache.reorder_cache(rows)
+        self.cache = self.reorder(self.cache, same.int().argmax(1))
         return known

@@ -1,4 +1,4 @@
-"""The strong encoder–decoder: from spelling to sound, trained on CMUdict for an hour or two.
+"""The strong encoder–decoder: from spelling to sound, trained on CMUdict for hours. Notebook 03.
 
 `course train g2p-transformer` writes data/checkpoints/g2p-transformer: float16 weights, and a card
 with the scores, the seed, the hardware and the minutes; `load` gives the model. What a score
@@ -78,7 +78,7 @@ def budget_for(profile: str) -> SimpleNamespace:
 def build(budget: SimpleNamespace) -> EncoderDecoder:
     """The untrained model."""
     encoder, decoder = budget.layers
-    sizes = EncoderDecoderConfig(
+    config = EncoderDecoderConfig(
         vocab_size=len(SYMBOLS),
         d_model=budget.d_model,
         n_heads=4,
@@ -89,7 +89,7 @@ def build(budget: SimpleNamespace) -> EncoderDecoder:
         sinusoidal=True,
         dropout=budget.dropout,
     )
-    return EncoderDecoder(sizes)
+    return EncoderDecoder(config)
 
 
 def loss_of(model: EncoderDecoder, batch: Batch) -> Tensor:
@@ -107,7 +107,7 @@ def fit(
     model: EncoderDecoder, train: list[Entry], dev: list[Entry], budget: SimpleNamespace, seed: int
 ) -> None:
     """Train in place, an epoch at a time, and print the dev score after each."""
-    device = model.tokens.weight.device
+    device = model.token_embedding.weight.device
     steps = sum(1 for _ in pronunciation.batches(train, budget.batch))
     optimizer = torch.optim.AdamW(
         model.parameters(), budget.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True
@@ -184,25 +184,25 @@ def scores(
 
 
 def save(model: EncoderDecoder, facts: dict, out: Path | None = None) -> Path:
-    """Write model.safetensors (float16; sizes and facts in its header) and the card README.md."""
+    """Write model.safetensors (float16; configuration and facts in its header) and README.md."""
     from safetensors.torch import save_file
 
     folder = Path(out) if out else catalogue.data_folder() / "checkpoints" / NAME
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().half().cpu().contiguous() for name, p in model.named_parameters()}
-    header = {"sizes": json.dumps(asdict(model.sizes)), "facts": json.dumps(facts)}
+    header = {"config": json.dumps(asdict(model.config)), "facts": json.dumps(facts)}
     save_file(tensors, folder / WEIGHTS, header)
     write_card(folder)
     return folder
 
 
 def facts_of(folder: Path) -> tuple[EncoderDecoderConfig, dict]:
-    """Sizes and facts that stand in a checkpoint's header."""
+    """Configuration and facts that stand in a checkpoint's header."""
     from safetensors import safe_open
 
     with safe_open(folder / WEIGHTS, "pt") as file:
         header = file.metadata()
-    return EncoderDecoderConfig(**json.loads(header["sizes"])), json.loads(header["facts"])
+    return EncoderDecoderConfig(**json.loads(header["config"])), json.loads(header["facts"])
 
 
 def load(folder: Path | None = None, device: torch.device | str = "cpu") -> EncoderDecoder:
@@ -219,13 +219,13 @@ def load(folder: Path | None = None, device: torch.device | str = "cpu") -> Enco
 
 def write_card(folder: Path) -> None:
     """Write README.md from what the weights' header says."""
-    sizes, facts = facts_of(folder)
+    config, facts = facts_of(folder)
     rows = [
         f"| {name.replace('_', ' ')} | {facts[f'{name}_words']:,} | {facts[f'{name}_per']:.2%} "
         f"| {facts[f'{name}_wer']:.2%} |"
         for name in ("dev", "test", "test_without_possessives")
     ]
     size = (folder / WEIGHTS).stat().st_size / 1e6
-    shape = ", ".join(f"{name} {value}" for name, value in asdict(sizes).items())
+    shape = ", ".join(f"{name} {value}" for name, value in asdict(config).items())
     text = CARD.format(rows="\n".join(rows), size=size, shape=shape, **facts)
     (folder / "README.md").write_text(text, encoding="utf-8")

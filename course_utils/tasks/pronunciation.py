@@ -1,6 +1,6 @@
-"""From spelling to sound: the course's sequence-to-sequence task, on CMUdict.
+"""From spelling to sound: the course's sequence-to-sequence task. Notebooks 01 and 03.
 
-A word is read letter by letter, its phonemes are written one by one. What numbers mean here:
+A word of CMUdict is read letter by letter, its phonemes are written one by one. What numbers mean:
 
 - phonemes without stress: "AH0" and "AH1" are both "AH", which leaves 39;
 - split by word, and a possessive ("aaron's") stays on its base word's side ("aaron");
@@ -23,13 +23,15 @@ import torch
 from torch import Tensor
 
 from course_utils.architectures.objectives import IGNORED
+from course_utils.architectures.seq2seq import RecurrentSeq2Seq
 from course_utils.assets.catalogue import describe
 from course_utils.assets.fetching import fetch
+from course_utils.inference.decoding import Continuation, greedy
+from course_utils.inference.next_logits import CachedNextLogits
 from course_utils.metrics import ErrorRates, error_rates
 
 if TYPE_CHECKING:
     from course_utils.architectures.encoder_decoder import EncoderDecoder
-    from course_utils.architectures.seq2seq import RecurrentSeq2Seq
 
 
 LETTERS = tuple("'abcdefghijklmnopqrstuvwxyz")
@@ -95,7 +97,11 @@ def entries(dictionary: Mapping[str, Iterable[Iterable[str]]]) -> list[Entry]:
 
 
 def base_word(word: str) -> str:
-    """The word without a possessive ending: what the split keeps together."""
+    """The word without a possessive ending: what the split keeps together.
+
+    >>> base_word("aaron's"), base_word("boys'"), base_word("'")
+    ('aaron', 'boys', "'")
+    """
     return re.sub(r"(?<=.)('s|')$", "", word)
 
 
@@ -149,7 +155,11 @@ def symbols_of(ids: Iterable[int]) -> list[str]:
 
 
 def padded(rows: Sequence[Sequence[int]], value: int = PAD) -> Tensor:
-    """Lists of ids as one tensor (B, longest), filled up on the right."""
+    """Lists of ids as one tensor (B, longest), filled up on the right.
+
+    >>> padded([[5, 6, 7], [8]]).tolist()
+    [[5, 6, 7], [8, 0, 0]]
+    """
     longest = max(map(len, rows), default=0)
     return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
 
@@ -194,15 +204,25 @@ def writer(model: EncoderDecoder | RecurrentSeq2Seq) -> Write:
 
     Words are brought to the device that the model is on.
     """
-    limits = {"start": START, "stop": STOP, "max_new": LONGEST}
-    masks = hasattr(model, "remember")  # a transformer masks its source, a recurrent net counts it
 
     def write(source: Tensor, mask: Tensor) -> list[list[int]]:
         device = next(model.parameters()).device
-        seen = mask if masks else mask.sum(dim=1)
-        return model.greedy(source.to(device), seen.to(device), **limits)
+        recurrent = isinstance(model, RecurrentSeq2Seq)  # which counts letters, and masks none
+        real = mask.sum(dim=1) if recurrent else mask
+        reader = CachedNextLogits(*model.read_and_reorder(source.to(device), real.to(device)))
+        start = torch.full((len(source), 1), START, device=device)
+        return without_stop(greedy(reader, start, LONGEST, stop=[STOP]))
 
     return write
+
+
+def without_stop(written: Iterable[Continuation]) -> list[list[int]]:
+    """Ids of continuations, without the stop that ended them.
+
+    >>> without_stop([Continuation((5, 6, STOP), -1.0, "stop", -1.0)])
+    [[5, 6]]
+    """
+    return [list(c.tokens[: -1 if c.finish_reason == "stop" else None]) for c in written]
 
 
 def transcribe(write: Write, words: Sequence[str], size: int = 512) -> list[list[str]]:

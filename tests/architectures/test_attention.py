@@ -209,8 +209,8 @@ def test_heads_are_torchs(cross, masked):
     mask = attention.padding_mask(~hidden)
     maps = []
     with attention.probed(ours, maps.append):
-        ours(x, memory if cross else None, mask=mask)
-    got = ours(x, memory if cross else None, mask=mask)
+        ours(x, ours.keys_values(memory) if cross else None, mask=mask)
+    got = ours(x, ours.keys_values(memory) if cross else None, mask=mask)
     expected, weights = theirs(
         x, memory, memory, key_padding_mask=hidden, average_attn_weights=False
     )
@@ -251,11 +251,15 @@ def test_sizes_that_differ():
     torch.testing.assert_close(ours(x), full(x), **TOLERANCE)
 
 
-def test_finished_keys_and_values_are_the_memory():
-    ours = attention.MultiHeadAttention(8, 4, d_memory=5)
-    x, memory = torch.randn(2, 3, 8), torch.randn(2, 6, 5)
+def test_keys_and_values_serve_every_query():
+    """What another sequence offers is computed once; queries read it together or one by one."""
+    ours = attention.MultiHeadAttention(8, 4, d_memory=5).double()
+    x, memory = torch.randn(2, 3, 8).double(), torch.randn(2, 6, 5).double()
     finished = ours.keys_values(memory)
-    assert torch.equal(ours(x, finished), ours(x, memory))
+    assert finished[0].shape == finished[1].shape == (2, 4, 6, 2)
+    together = ours(x, finished)
+    for i in range(3):
+        torch.testing.assert_close(ours(x[:, i : i + 1], finished), together[:, i : i + 1])
 
 
 @pytest.mark.parametrize(
@@ -292,3 +296,14 @@ def test_probe_looks_and_replaces():
         attention.probed(nn.Linear(1, 1), print),
     ):
         pass
+
+
+def test_plain_attention_of_large_scores():
+    """exp(750) is no number; softmax takes the largest score away first, and so does the loop."""
+    v = torch.tensor([[1.0, 0.0], [0.0, 1.0], [4.0, 4.0]])
+    for score in (750.0, -750.0):
+        q, k = torch.tensor([[score]]), torch.tensor([[1.0], [1.0], [0.9]])
+        plain = attention.attention_plain(q, k, v)
+        batched = attention.attention(q[None, None], k[None, None], v[None, None])[0, 0]
+        torch.testing.assert_close(plain, batched)
+    torch.testing.assert_close(plain, v[2:])  # at −750, the key of 0.9 has the largest score

@@ -20,6 +20,7 @@ from recurrent_inputs import (
     seq2seq,
 )
 from torch import nn
+from writing import greedy_ids
 
 from course_utils import models
 from course_utils.architectures import cells, recurrent
@@ -146,7 +147,8 @@ def test_g2p_weights_pronounce():
     longest = max(map(len, ids))
     source = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
     lengths = torch.tensor([len(row) for row in ids])
-    written = model.greedy(source, lengths, start=2, stop=3, max_new=20)
+    start = torch.full((len(words), 1), 2)
+    written = greedy_ids(model.read_and_reorder(source, lengths), start, 20, stop=[3])
     assert written == [numpy_greedy(arrays, row) for row in ids]
     assert [models.G2P_PHONEMES[i] for i in written[0]] == ["K", "AE1", "T"]
 

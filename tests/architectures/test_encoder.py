@@ -35,7 +35,7 @@ def test_minilm_in_our_encoder(minilm, our_minilm):
     theirs, tokenizer = minilm
     ids, mask = sentences(tokenizer)
     expected = theirs(ids, mask, output_hidden_states=True).hidden_states
-    got = our_minilm(ids, mask, all_layers=True)
+    got = our_minilm.hidden_states(ids, mask)
     assert len(got) == len(expected) == 7
     for ours, reference in zip(got, expected, strict=True):
         # fp32: 1e-7 a sum, through 6 layers; the next test shows that nothing else is in it
@@ -57,10 +57,10 @@ def test_sentence_vectors(minilm, our_minilm):
 
 def test_every_token_sees_every_other():
     encoder = bert()[0].encoder
-    encoder.tokens.weight.requires_grad_()
+    table = encoder.token_embedding.weight.requires_grad_()
     ids = torch.arange(6).unsqueeze(0)
     for position in range(6):
-        (grad,) = torch.autograd.grad(encoder(ids)[0, position].sum(), encoder.tokens.weight)
+        (grad,) = torch.autograd.grad(encoder(ids)[0, position].sum(), table)
         assert (grad[:6].abs().sum(dim=1) > 0).all()
 
 
@@ -115,8 +115,8 @@ def test_autocast(family):
 
 
 def encoder_on(ids, mask=None):
-    sizes = EncoderConfig(20, d_model=8, n_heads=2, n_layers=1, d_ff=8, max_positions=6)
-    return Encoder(sizes)(ids, mask)
+    config = EncoderConfig(20, d_model=8, n_heads=2, n_layers=1, d_ff=8, max_positions=6)
+    return Encoder(config)(ids, mask)
 
 
 @pytest.mark.parametrize("model_on", [decoder_on, encoder_on])

@@ -11,11 +11,11 @@ from transformer_inputs import (
     NORMS_ROUNDED,
     SOME,
     close,
-    llama,
     same_gradients,
     seq2seq_batch,
     t5,
 )
+from writing import greedy_ids
 
 from course_utils.architectures.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 from course_utils.architectures.kv_cache import KVCache
@@ -24,37 +24,26 @@ from course_utils.architectures.pretrained import (
     load_t5_weights,
     t5_config,
 )
-
-
-@torch.no_grad()
-def test_greedy_stops():
-    ours, _ = llama()
-    ids = torch.randint(40, (3, 4))
-    free = ours.greedy(ids, max_new=12)
-    assert all(len(row) == 12 for row in free)
-    stop = free[0][2]
-    for use_cache in (True, False):
-        for row, whole in zip(
-            ours.greedy(ids, max_new=12, stop=stop, use_cache=use_cache), free, strict=True
-        ):
-            assert row == (whole[: whole.index(stop)] if stop in whole else whole)
-    assert ours.greedy(ids, max_new=0) == [[], [], []]
+from course_utils.inference.next_logits import CachedNextLogits
+from course_utils.inference.search import beam_search
 
 
 def test_sinusoidal_positions_are_added_to_both_sides_and_shift_with_the_cache():
     torch.manual_seed(0)
     shared = {"vocab_size": 20, "d_model": 16, "n_heads": 2, "n_layers": 2, "d_ff": 16}
     plain = EncoderDecoder(EncoderDecoderConfig(**shared))
-    sizes = EncoderDecoderConfig(**shared, sinusoidal=True)
-    model = EncoderDecoder(sizes)
+    config = EncoderDecoderConfig(**shared, sinusoidal=True)
+    model = EncoderDecoder(config)
     model.load_state_dict(plain.state_dict())
     ids = torch.randint(20, (3, 7))
     added = model.embed(ids) - plain.embed(ids)
     torch.testing.assert_close(added[1], sinusoidal_positions(7, 16))
     assert torch.equal(model.embed(ids[:, 4:], past=4), model.embed(ids)[:, 4:])
     assert not torch.allclose(model.encode(ids), plain.encode(ids))
+    start = torch.full((3, 1), 1)
     written = [
-        model.greedy(ids, start=1, stop=2, max_new=9, use_cache=cached) for cached in (True, False)
+        greedy_ids(model.read_and_reorder(ids), start, 9, stop=[2], use_cache=cached)
+        for cached in (True, False)
     ]
     assert written[0] == written[1]
 
@@ -90,7 +79,7 @@ def test_untied_encoder_decoder_is_t5s():
     theirs.config.scale_decoder_outputs = False
     theirs.lm_head.weight = nn.Parameter(torch.randn(40, 24).double())
     untied = EncoderDecoder(t5_config(theirs.config.to_dict())).double().eval()
-    assert not untied.sizes.tied
+    assert not untied.config.tied
     load_t5_weights(untied, theirs.state_dict())
     source, mask, target = seq2seq_batch()
     expected = theirs(input_ids=source, attention_mask=mask, decoder_input_ids=target).logits
@@ -102,7 +91,9 @@ def test_untied_encoder_decoder_is_t5s():
 def test_encoder_decoder_writes_what_t5_writes(use_cache):
     ours, theirs = t5(mean=0.0, feed_forward_proj="relu")
     source, mask, _ = seq2seq_batch()
-    got = ours.greedy(source, mask, start=0, stop=1, max_new=20, use_cache=use_cache)
+    start = torch.zeros(3, 1, dtype=torch.long)
+    pair = ours.read_and_reorder(source, mask)
+    got = greedy_ids(pair, start, 20, stop=[1], use_cache=use_cache)
     written = theirs.generate(
         input_ids=source, attention_mask=mask, max_new_tokens=20, do_sample=False, num_beams=1
     )[:, 1:].tolist()
@@ -127,8 +118,8 @@ def test_only_sinusoidal_cross_attention_can_tell_equal_sources_apart():
     source = torch.full((1, 5), 7)
     for sinusoidal in (False, True):
         torch.manual_seed(0)
-        sizes = EncoderDecoderConfig(**shared, sinusoidal=sinusoidal)
-        model = EncoderDecoder(sizes)
+        config = EncoderDecoderConfig(**shared, sinusoidal=sinusoidal)
+        model = EncoderDecoder(config)
         memory = model.encode(source)[0]
         alike = torch.allclose(memory, memory[:1].expand_as(memory), atol=1e-5)
         assert alike is not sinusoidal
@@ -138,23 +129,53 @@ def test_only_sinusoidal_cross_attention_can_tell_equal_sources_apart():
 def test_cached_decoding_of_targets():
     ours, _ = t5()
     source, mask, target = seq2seq_batch()
-    memory = ours.encode(source, mask)
-    expected = ours.decode(target, memory, mask)
-    cache, finished = KVCache(3), ours.remember(memory)
+    cross, cache = ours.cross_keys_values(ours.encode(source, mask)), KVCache(3)
+    expected = ours.decode(target, cross, mask)
     parts = [
-        ours.decode(target[:, a:b], finished, mask, cache=cache)
+        ours.decode(target[:, a:b], cross, mask, cache=cache)
         for a, b in ((0, 4), (4, 5), (5, 7), (7, 12))
     ]
     torch.testing.assert_close(torch.cat(parts, 1), expected, **EXACT)
 
 
 @torch.no_grad()
-def test_next_logits_for_search():
+def test_one_source_serves_any_number_of_targets():
     ours, _ = t5()
     source, mask, target = seq2seq_batch()
-    logits_after = ours.next_logits(source[1:2], mask[1:2])
+    read, _ = ours.read_and_reorder(source[1:2], mask[1:2])
     expected = ours(source[[1, 1, 1]], target[:, :4], mask[[1, 1, 1]])[:, -1]
-    torch.testing.assert_close(logits_after(target[:, :4]), expected, **EXACT)
+    torch.testing.assert_close(read(target[:, :4], None)[0], expected, **EXACT)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_beam_search_writes_what_t5_writes(use_cache):
+    """Beams change places, are dropped and doubled; the source stays theirs."""
+    ours, theirs = t5(mean=0.0, feed_forward_proj="relu")
+    source, mask, _ = seq2seq_batch()
+    read, reorder = ours.read_and_reorder(source[1:2], mask[1:2])
+    next_logits = CachedNextLogits(read, reorder) if use_cache else lambda ids: read(ids, None)[0]
+    best, *_ = beam_search(next_logits, [0], 8, num_beams=3, stop=[1])
+    written = theirs.generate(
+        input_ids=source[1:2], attention_mask=mask[1:2], max_new_tokens=8, num_beams=3
+    )
+    assert best.tokens == tuple(written[0, 1 : 1 + len(best.tokens)].tolist())
+
+
+@torch.no_grad()
+def test_targets_of_several_sources_keep_their_places():
+    """Two targets that are alike so far follow different sources: each must go on with its own."""
+    ours, _ = t5()
+    source, mask, target = seq2seq_batch()
+    next_logits = CachedNextLogits(*ours.read_and_reorder(source, mask))
+    ids = target[:1, :3].expand(3, 3)
+    next_logits(ids[:, :2])
+    torch.testing.assert_close(next_logits(ids), ours(source, ids, mask)[:, -1], **EXACT)
+    assert next_logits.tokens_read == 9
+    with pytest.raises(ValueError, match="3 prompts cannot change places"):
+        next_logits(torch.cat([ids, target[:, 3:4]], 1)[[1, 0]])
+    with pytest.raises(ValueError, match="2 rows of ids, 3 sources"):
+        next_logits(target[:2, :2])
 
 
 def test_who_sees_what():
@@ -162,8 +183,8 @@ def test_who_sees_what():
     ours, _ = t5()
     source, target = torch.arange(2, 8).unsqueeze(0), torch.arange(10, 15).unsqueeze(0)
     mask = torch.tensor([[1, 1, 1, 1, 0, 0]])
-    embedded = ours.tokens.weight.detach().clone().requires_grad_()
-    ours.tokens.forward = lambda ids: F.embedding(ids, embedded)
+    embedded = ours.token_embedding.weight.detach().clone().requires_grad_()
+    ours.token_embedding.forward = lambda ids: F.embedding(ids, embedded)
     logits = ours(source, target, mask)
     for i in range(5):
         (grad,) = torch.autograd.grad(logits[0, i].square().sum(), embedded, retain_graph=True)
@@ -189,5 +210,5 @@ def test_a_source_of_padding_alone():
 
 
 def seq2seq_on(source, target, mask=None):
-    sizes = EncoderDecoderConfig(20, d_model=8, n_heads=2, n_layers=1, d_ff=8)
-    return EncoderDecoder(sizes)(source, target, mask)
+    config = EncoderDecoderConfig(20, d_model=8, n_heads=2, n_layers=1, d_ff=8)
+    return EncoderDecoder(config)(source, target, mask)

@@ -48,6 +48,32 @@ def test_cache_bookkeeping():
         KVCache(0)
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 4), (5, 3, 4), (2, 1, 4), (2, 3, 6)])
+def test_another_batch_starts_an_empty_cache_anew(shape):
+    """After crop(0) nothing of the old batch is left that a new one has to fit, or could see."""
+    cache, (batch, heads, size) = LayerCache(), shape
+    old = torch.ones(2, 3, 5, 4)
+    cache.extend(old, old)
+    new = torch.randn(batch, heads, 2, size)
+    with pytest.raises(ValueError, match=r"this cache holds 5 steps of \(2, 3, \d+, 4\)"):
+        cache.extend(new, new)
+    assert cache.length == 5
+    cache.length = 0
+    keys, values = cache.extend(new, -new)
+    assert torch.equal(keys, new)
+    assert torch.equal(values, -new)
+
+
+def test_a_cropped_model_cache_reads_another_batch():
+    cache = KVCache(1)
+    cache.layers[0].extend(torch.ones(2, 1, 5, 4), torch.ones(2, 1, 5, 4))
+    cache.crop(0)
+    keys, _ = cache.layers[0].extend(torch.zeros(3, 1, 1, 4), torch.zeros(3, 1, 1, 4))
+    assert (keys.shape, cache.length) == ((3, 1, 1, 4), 1)
+    with pytest.raises(ValueError, match=r"are torch\.float64; this cache holds 1 steps"):
+        cache.layers[0].extend(*2 * [torch.zeros(3, 1, 1, 4, dtype=torch.double)])
+
+
 def test_cache_takes_no_gradients():
     k = torch.zeros(1, 1, 1, 2, requires_grad=True)
     with pytest.raises(RuntimeError, match=r"torch\.no_grad"):

@@ -8,6 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from course_utils.architectures import onednn
+from course_utils.architectures.decoder import Decoder, DecoderConfig
+from course_utils.architectures.encoder import Encoder, EncoderConfig, MaskedLM
+from course_utils.architectures.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+from course_utils.architectures.recurrent import RecurrentLM
+from course_utils.architectures.seq2seq import RecurrentSeq2Seq
 
 SHAPES = [(2, 3), (5, 3), (2, 4, 3), (1, 3), (0, 3)]  # rows; a batch of them; one row; none
 
@@ -100,3 +105,32 @@ def test_use_onednn_changes_no_number():
     assert onednn.use_onednn(model) == 0
     torch.testing.assert_close(model(x), before)
     assert model.state_dict().keys() == state.keys()
+
+
+SHARED = {"vocab_size": 40, "d_model": 32, "n_heads": 4, "n_layers": 2, "d_ff": 64}
+NETS = {
+    "encoder": lambda: MaskedLM(Encoder(EncoderConfig(**SHARED))),
+    "decoder": lambda: Decoder(DecoderConfig(**SHARED)),
+    "encoder–decoder": lambda: EncoderDecoder(EncoderDecoderConfig(**SHARED)),
+    "recurrent": lambda: RecurrentLM("gru", 40, 32),
+    "attention": lambda: RecurrentSeq2Seq(40, 40, d_model=32, d_hidden=32, attention=True),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_nets_are_built_of_torchs_linear(name):
+    """What makes them fast is a call of its own, and changes no logit and no gradient."""
+    torch.manual_seed(0)
+    net = NETS[name]()
+    linears = [module for module in net.modules() if isinstance(module, nn.Linear)]
+    assert {type(module) for module in linears} == {nn.Linear}
+    ids = torch.randint(40, (3, 7))
+    arguments = (ids, ids) if name in ("encoder–decoder", "attention") else (ids,)
+    results = []
+    for expected in (len(linears), 0):
+        logits = net(*arguments)
+        results.append([logits, *torch.autograd.grad(logits.square().mean(), net.parameters())])
+        assert onednn.use_onednn(net) == expected
+    for fast, plain in zip(*reversed(results), strict=True):
+        # fp32, sums in another order: a share of the largest number, which cancellation cannot move
+        assert (fast - plain).abs().max() <= 2e-6 * plain.abs().max() + 1e-12

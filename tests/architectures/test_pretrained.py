@@ -14,7 +14,21 @@ from transformer_inputs import (
     sentences,
     t5,
 )
-from transformers import BertConfig, LlamaConfig, T5Config
+from transformers import (
+    BertConfig,
+    ElectraConfig,
+    GemmaConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    MT5Config,
+    Qwen2Config,
+    RobertaConfig,
+    SmolLM3Config,
+    T5Config,
+    UMT5Config,
+    XLMRobertaConfig,
+)
 
 from course_utils.architectures.pretrained import (
     bert_config,
@@ -59,6 +73,61 @@ def test_a_configuration_we_do_not_build():
         llama_config(LlamaConfig(attention_bias=True).to_dict())
     with pytest.raises(ValueError, match="feed_forward_proj is 'gated-silu'"):
         t5_config(T5Config(feed_forward_proj="gated-silu").to_dict())
+
+
+@pytest.mark.parametrize(
+    ("read", "config"),
+    [
+        (llama_config, MistralConfig()),
+        (llama_config, MistralConfig(sliding_window=None)),
+        (llama_config, GraniteConfig(embedding_multiplier=12.0)),
+        (llama_config, SmolLM3Config()),
+        (llama_config, Qwen2Config()),
+        (llama_config, GemmaConfig()),
+        (bert_config, RobertaConfig()),
+        (bert_config, XLMRobertaConfig()),
+        (bert_config, ElectraConfig()),
+        (t5_config, MT5Config()),
+        (t5_config, UMT5Config()),
+        (t5_config, LlamaConfig()),
+    ],
+)
+def test_families_that_only_look_alike_are_refused_by_name(read, config):
+    """Their weights have fitting names and shapes, and would give wrong numbers in silence."""
+    with pytest.raises(ValueError, match=f"model_type is '{config.model_type}'; this module is"):
+        read(config.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("read", "config", "message"),
+    [
+        (llama_config, LlamaConfig(sliding_window=4096), "sliding_window is 4096; this module has"),
+        (llama_config, LlamaConfig(logits_scaling=8.0), "logits_scaling is 8.0"),
+        (llama_config, LlamaConfig(mlp_bias=True), "mlp_bias is True"),
+        (llama_config, LlamaConfig(pretraining_tp=2), "pretraining_tp is 2"),
+        (bert_config, BertConfig(is_decoder=True), "is_decoder is True"),
+        (bert_config, BertConfig(add_cross_attention=True), "add_cross_attention is True"),
+        (bert_config, BertConfig(position_embedding_type="relative_key"), "relative_key"),
+        (bert_config, BertConfig(embedding_size=128), "embedding_size is 128"),
+        (t5_config, T5Config().to_dict() | {"dense_act_fn": "gelu"}, "dense_act_fn"),
+        (t5_config, T5Config(is_decoder=True), "is_decoder is True"),
+    ],
+)
+def test_every_field_that_is_not_understood_is_refused(read, config, message):
+    with pytest.raises(ValueError, match=message):
+        read(config if isinstance(config, dict) else config.to_dict())
+
+
+def test_what_a_configuration_may_also_hold():
+    """Fields that change no number, and fields that say no."""
+    config = LlamaConfig().to_dict()
+    extra = {"sliding_window": None, "use_sliding_window": False, "_commit": "x", "layer_types": []}
+    harmless = {"dtype": "bfloat16", "use_cache": False, "unk_token_id": 3, "architectures": ["A"]}
+    assert llama_config(config | extra | harmless) == llama_config(config)
+    with pytest.raises(ValueError, match=r"has no rope_parameters; give config\.to_dict"):
+        llama_config({n: v for n, v in config.items() if n != "rope_parameters"})
+    with pytest.raises(ValueError, match="model_type is None"):
+        llama_config({n: v for n, v in config.items() if n != "model_type"})
 
 
 def test_weights_of_another_model():

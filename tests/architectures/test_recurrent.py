@@ -127,11 +127,35 @@ def test_gpu_computes_what_the_cpu_does(kind):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)  # fp32, other kernels
 
 
-def test_fast_tanh():
-    """2σ(2x) − 1 over the whole range, saturated ends included."""
-    x = torch.linspace(-100, 100, 20_001)
-    difference = (recurrent._tanh(x, torch.empty_like(x)) - torch.tanh(x)).abs().max()
-    assert difference <= 2e-7, difference  # σ near ½ is rounded to 6e-8, and doubled
+@pytest.mark.parametrize("size", [1.0, 1e-2, 1e-4, 1e-6, 1e-8])
+@pytest.mark.parametrize("kind", KINDS)
+def test_small_numbers_keep_their_digits(kind, size):
+    """Relative, number by number, against 64 bits; nothing cancels, since nothing is negative."""
+    layer = recurrent.Recurrent(kind, D_IN, D_HIDDEN)
+    theirs = TORCH[kind](D_IN, D_HIDDEN, batch_first=True)
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            parameter.abs_() if name.startswith("weight") else parameter.zero_()
+        theirs.load_state_dict(layer.state_dict())
+        x = size * (1 + torch.rand(1, 5, D_IN))
+        exact, _ = cells.run_plain(kind, x[0].double(), [w.double() for w in layer.weights()])
+        for outputs in (layer(x)[0][0], theirs(x)[0][0]):
+            apart = ((outputs - exact) / exact).abs().max()
+            assert apart <= 2e-6, apart  # 6e-8 a rounding, some ten a step, five steps
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision_loses_no_more_than_its_own_digits(kind, dtype):
+    """The same in 16 bits, at 2⁻⁶: each of the steps may lose a few units in the last place."""
+    layer = recurrent.Recurrent(kind, D_IN, D_HIDDEN).to(dtype)
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            parameter.abs_() if name.startswith("weight") else parameter.zero_()
+        x = (2**-6 * (1 + torch.rand(1, 5, D_IN))).to(dtype)
+        exact, _ = cells.run_plain(kind, x[0].double(), [w.double() for w in layer.weights()])
+        apart = ((layer(x)[0][0] - exact) / exact).abs().max()
+    assert apart <= 10 * torch.finfo(dtype).eps, apart
 
 
 @pytest.mark.parametrize(
@@ -196,8 +220,8 @@ def test_language_model_is_torchs(kind):
     theirs = TORCH[kind](6, 6, num_layers=2, batch_first=True)
     theirs.load_state_dict(model.net.state_dict())
     ids, leaves = torch.tensor([[1, 8, 3], [0, 2, 2]]), list(model.parameters())
-    others = [model.tokens.weight, *theirs.parameters(), model.out.weight, model.out.bias]
-    h, _ = theirs(F.embedding(ids, model.tokens.weight))
+    others = [model.token_embedding.weight, *theirs.parameters(), model.out.weight, model.out.bias]
+    h, _ = theirs(F.embedding(ids, model.token_embedding.weight))
     results = []
     for logits, wanted in (
         (model(ids), leaves),

@@ -6,6 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from recurrent_inputs import KINDS, SOURCE, TARGET, TOLERANCE, TORCH, run_torch, seq2seq
+from writing import greedy_ids
+
+from course_utils.inference.next_logits import CachedNextLogits
+from course_utils.inference.search import beam_search
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -79,17 +83,30 @@ def test_greedy_is_the_argmax_of_whole_prefixes(kind):
     model = seq2seq(kind=kind, attention=True)
     with torch.no_grad():
         model.out.weight.mul_(20)  # decided logits, so that the ids vary
-    written = model.greedy(SOURCE, SOURCE_LENGTHS, start=1, stop=2, max_new=6)
+    start = torch.ones(3, 1, dtype=torch.long)
+    written = greedy_ids(model.read_and_reorder(SOURCE, SOURCE_LENGTHS), start, 6, stop=[2])
     for row, length in enumerate(SOURCE_LENGTHS.tolist()):
-        logits_after = model.next_logits(SOURCE[row : row + 1, :length])
+        read, _ = model.read_and_reorder(SOURCE[row : row + 1, :length])
         ids = [1]
         while len(ids) <= 6 and ids[-1] != 2:
-            ids.append(logits_after(torch.tensor([ids])).argmax().item())
+            ids.append(read(torch.tensor([ids]), None)[0].argmax().item())
         assert written[row] == [i for i in ids[1:] if i != 2]
 
 
-def test_greedy_of_nothing():
-    assert seq2seq().greedy(SOURCE, start=1, stop=2, max_new=0) == [[], [], []]
+@pytest.mark.parametrize("kind", ["gru", "lstm"])
+def test_beams_carry_their_states(kind):
+    """Beams change places; with the state carried, the same texts as with every prefix read."""
+    model = seq2seq(kind=kind, n_layers=2, attention=True)
+    with torch.no_grad():
+        model.out.weight.mul_(20)
+    read, reorder = model.read_and_reorder(SOURCE[:1])
+    cached = CachedNextLogits(read, reorder)
+    found = [beam_search(f, [1], 6, num_beams=3) for f in (cached, lambda ids: read(ids, None)[0])]
+    assert [c.tokens for c in found[0]] == [c.tokens for c in found[1]]
+    several = CachedNextLogits(*model.read_and_reorder(SOURCE))
+    several(TARGET[:, :2])
+    with pytest.raises(ValueError, match="3 prompts cannot change places"):
+        several(TARGET[[1, 0, 2], :3])
 
 
 def test_seq2seq_bad_input():

@@ -1,19 +1,20 @@
 """Our networks against torch's and transformers' on the CPU, with equal weights and equal answers.
 
-`python tests/benchmarks/bench_architectures.py [--json FILE] [--clock]` exits with 1 when a floor
-is missed. Ratios in processor time on one thread; above one, ours is faster.
+`PYTHONPATH=tests/support python tests/benchmarks/bench_architectures.py [--json FILE] [--clock]`
+exits with 1 when a floor is missed. Ratios in processor time on one thread; above one, ours is
+faster. Each row is printed as soon as it is measured, and ends whatever the load.
 
-What limits the recurrent nets: `nn.LSTM` runs all steps inside one oneDNN primitive, ours calls
-about 15 kernels a step from Python, which weighs less the larger the batch. Rows without a floor
-show smaller batches, and what remains when every product is torch's default one
-(`course_utils.architectures.onednn` says why it is not).
+Every net has two rows: with torch's own products, and after `use_onednn(net)`, for which the floors
+hold (`course_utils.architectures.onednn` says what that changes). The recurrent layers, whose
+backward pass is written out, take oneDNN's products wherever they can; torch's are switched on for
+their second row. What limits them: `nn.LSTM` runs all steps inside one oneDNN primitive, ours calls
+about 15 kernels a step from Python, which weighs less the larger the batch.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -27,6 +28,7 @@ from course_utils.architectures.decoder import Decoder
 from course_utils.architectures.encoder import Encoder, embed_sentences, mean_pool
 from course_utils.architectures.encoder_decoder import EncoderDecoder
 from course_utils.architectures.objectives import label_loss, next_token_loss, shift_right
+from course_utils.architectures.onednn import use_onednn
 from course_utils.architectures.pretrained import (
     bert_config,
     llama_config,
@@ -36,6 +38,8 @@ from course_utils.architectures.pretrained import (
     t5_config,
 )
 from course_utils.architectures.recurrent import Recurrent
+from course_utils.inference.decoding import greedy
+from course_utils.inference.next_logits import CachedNextLogits
 
 Compare = Callable[..., Row]
 
@@ -44,19 +48,28 @@ TORCH = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 TITLE = "Architectures against torch and transformers"
 
 
-@contextmanager
-def default_products() -> Iterator[None]:
-    """Inside, our layers use torch's own matrix product."""
+def without_onednn(call: Callable[[], object]) -> None:
+    """Our recurrent layers with torch's own matrix product."""
     torch.backends.mkldnn.enabled = False
     try:
-        yield
+        call()
     finally:
         torch.backends.mkldnn.enabled = True
 
 
-def without_onednn(call: Callable[[], object]) -> None:
-    with default_products():
-        call()
+def both_rows(
+    compare: Compare,
+    name: str,
+    net: nn.Module,
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    floor: float | None,
+    repeats: int,
+) -> list[Row]:
+    """A net with torch's own products, and then, in place, with oneDNN's."""
+    plain = compare(f"{name}, torch's products", ours, theirs, repeats=repeats)
+    assert use_onednn(net), f"{name}: no nn.Linear was found, so both rows would be one"
+    return [plain, compare(f"{name}, use_onednn", ours, theirs, floor=floor, repeats=repeats)]
 
 
 def same(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
@@ -92,10 +105,10 @@ def recurrent_row(
 
 
 def recurrent_rows(compare: Compare) -> list[Row]:
-    rows = [recurrent_row(compare, kind, 64, floor) for kind, floor in
-            (("lstm", 0.7), ("gru", 0.7), ("rnn", None))]  # fmt: skip
-    rows += [recurrent_row(compare, "lstm", batch, None) for batch in (16, 32)]
-    return [*rows, recurrent_row(compare, "lstm", 64, None, ", torch's products")]
+    rows = [recurrent_row(compare, "lstm", 64, None, ", torch's products")]
+    for kind, floor in (("lstm", 0.7), ("gru", 0.7), ("rnn", None)):
+        rows.append(recurrent_row(compare, kind, 64, floor))
+    return [*rows, *(recurrent_row(compare, "lstm", batch, None) for batch in (16, 32))]
 
 
 # ── decoder ───────────────────────────────────────────────────────────────────────────────────────
@@ -117,16 +130,13 @@ def decoder_training(
     )
     same(our_step(), their_step(), 1e-5)
     name = f"SmolLM2-size training step, {ids.shape[0]}×{ids.shape[1]} tokens"
-    plain = partial(without_onednn, our_step)
-    return [
-        compare(name, our_step, their_step, floor=1.0, repeats=3),
-        compare(f"{name}, torch's products", plain, their_step, repeats=2),
-    ]
+    return both_rows(compare, name, ours, our_step, their_step, 1.0, repeats=3)
 
 
 @torch.no_grad()
 def our_tokens(model: nn.Module, ids: Tensor, n: int) -> list[int]:
-    return model.greedy(ids, max_new=n)[0]
+    reader = CachedNextLogits(*model.read_and_reorder())
+    return list(greedy(reader, ids, n)[0].tokens)
 
 
 @torch.no_grad()
@@ -152,23 +162,25 @@ def decoding_rows(
 ) -> list[Row]:
     our_side, their_side = partial(our_tokens, ours, ids, n), partial(their_tokens, theirs, ids, n)
     assert our_side() == their_side(), "the two greedy loops disagree"
-    plain = partial(without_onednn, our_side)
     name = f"SmolLM2 cached greedy, {n} tokens after {ids.shape[1]}"
-    return [
-        compare(name, our_side, their_side, floor=1.0, repeats=3),
-        compare(f"{name}, `generate`", our_side, partial(generated, theirs, ids, n), repeats=2),
-        compare(f"{name}, torch's products", plain, their_side, repeats=2),
-    ]
+    rows = both_rows(compare, name, ours, our_side, their_side, 1.0, repeats=3)
+    against = partial(generated, theirs, ids, n)
+    return [*rows, compare(f"{name}, use_onednn, `generate`", our_side, against, repeats=2)]
 
 
 def decoder_rows(compare: Compare) -> list[Row]:
     theirs, tokenizer = models.load_decoder("smollm2")
+    prompt = tokenizer("The history of the steam engine begins", return_tensors="pt").input_ids
+    rows = decoding_rows(compare, our_decoder(theirs), theirs, prompt)
+    ids = torch.randint(tokenizer.vocab_size, (1, 128))
+    theirs.requires_grad_(True)
+    return [*rows, *decoder_training(compare, our_decoder(theirs), theirs, ids)]
+
+
+def our_decoder(theirs: nn.Module) -> Decoder:
     ours = Decoder(llama_config(theirs.config.to_dict()))
     load_llama_weights(ours, theirs.state_dict())
-    prompt = tokenizer("The history of the steam engine begins", return_tensors="pt").input_ids
-    rows = decoding_rows(compare, ours, theirs, prompt)
-    ids = torch.randint(tokenizer.vocab_size, (1, 128))
-    return [*decoder_training(compare, ours, theirs.requires_grad_(True), ids), *rows]
+    return ours
 
 
 # ── encoder and encoder–decoder ───────────────────────────────────────────────────────────────────
@@ -194,11 +206,7 @@ def encoder_rows(compare: Compare) -> list[Row]:
 
     same(our_vectors(), their_vectors(), 1e-4)
     name = f"MiniLM embeddings, {len(texts)} sentences"
-    plain = partial(without_onednn, our_vectors)
-    return [
-        compare(name, our_vectors, their_vectors, floor=1.0, repeats=5),
-        compare(f"{name}, torch's products", plain, their_vectors, repeats=3),
-    ]
+    return both_rows(compare, name, ours, our_vectors, their_vectors, 1.0, repeats=5)
 
 
 def seq2seq_rows(compare: Compare) -> list[Row]:
@@ -215,7 +223,8 @@ def seq2seq_rows(compare: Compare) -> list[Row]:
         zero_grad_backward, theirs, lambda: theirs(input_ids=source, labels=labels).loss
     )
     same(our_step(), their_step(), 1e-5)
-    return [compare("T5-size training step, 64 words, 3 + 3 layers of 256", our_step, their_step)]
+    name = "T5-size training step, 64 words, 3 + 3 layers of 256"
+    return both_rows(compare, name, ours, our_step, their_step, None, repeats=7)
 
 
 # ── report ────────────────────────────────────────────────────────────────────────────────────────

@@ -32,7 +32,7 @@ from transformers import (
 from course_utils import models
 from course_utils.engines import load_engine
 from course_utils.inference import decoding
-from course_utils.inference.next_logits import CachedNextLogits, next_logits_of
+from course_utils.inference.next_logits import cached_next_logits_of, next_logits_of
 from course_utils.inference.processors import (
     min_p,
     no_repeat_ngram,
@@ -101,7 +101,7 @@ def loops(model: Any, tokenizer: Any) -> list[Row]:
         "input_ids"
     ]
     stop = [tokenizer.eos_token_id]
-    cached, uncached = CachedNextLogits, next_logits_of
+    cached, uncached = cached_next_logits_of, next_logits_of
     greedy = partial(ours_by, decoding.greedy, cached, model, ids, stop)
     slow = partial(ours_by, decoding.greedy, uncached, model, ids, stop)
     beams = partial(ours_by, beam_search, cached, model, ids, stop)
@@ -128,7 +128,9 @@ def llama_cpp(model: Any, tokenizer: Any) -> Row:
     ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt")[
         "input_ids"
     ]
-    ours = partial(ours_by, decoding.greedy, CachedNextLogits, model, ids, [tokenizer.eos_token_id])
+    ours = partial(
+        ours_by, decoding.greedy, cached_next_logits_of, model, ids, [tokenizer.eos_token_id]
+    )
     with load_engine("llama.cpp", threads=torch.get_num_threads()) as engine:
         theirs = partial(engine.generate, chat, max_new_tokens=NEW_TOKENS)
         return compare("greedy, cached; theirs is llama.cpp", ours, theirs, "tok/s",

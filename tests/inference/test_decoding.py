@@ -15,7 +15,7 @@ from scipy.stats import chisquare
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
 from course_utils.inference import decoding, processors
-from course_utils.inference.next_logits import CachedNextLogits, next_logits_of
+from course_utils.inference.next_logits import cached_next_logits_of, next_logits_of
 from course_utils.inference.search import beam_search, exact_search
 
 ONE_ID = torch.tensor([[0]])
@@ -156,14 +156,14 @@ def test_loops_refuse_logits_of_every_position():
 @pytest.mark.parametrize("stop", [[], [7], MANY])
 def test_greedy_equals_generate(tiny, stop):
     for prompt in prompts(5):
-        ours = decoding.greedy(CachedNextLogits(tiny), prompt, 20, stop=stop)
+        ours = decoding.greedy(cached_next_logits_of(tiny), prompt, 20, stop=stop)
         expected, _ = generate(tiny, prompt, 20, eos_token_id=stop or None)
         assert padded(ours) == expected
 
 
 def test_greedy_of_a_batch_equals_generate(tiny):
     prompt, stop = prompts(6)[:, 0], MANY
-    ours = decoding.greedy(CachedNextLogits(tiny), prompt, 15, stop=stop)
+    ours = decoding.greedy(cached_next_logits_of(tiny), prompt, 15, stop=stop)
     assert padded(ours) == generate(tiny, prompt, 15, eos_token_id=stop)[0]
 
 
@@ -193,7 +193,7 @@ def test_sample_with_processors_equals_generate_draw_for_draw(tiny, ours, theirs
     """The same seed gives the same text: the distributions agree, and so does their order."""
     for seed, prompt in enumerate(prompts(4)):
         torch.manual_seed(seed)
-        next_logits = CachedNextLogits(tiny)
+        next_logits = cached_next_logits_of(tiny)
         got = decoding.sample(next_logits, prompt, 15, process=processors.processor(**ours))
         torch.manual_seed(seed)
         options = {"do_sample": True, "top_k": 0, "top_p": 1.0, **theirs_}
@@ -203,7 +203,7 @@ def test_sample_with_processors_equals_generate_draw_for_draw(tiny, ours, theirs
 def test_greedy_equals_generate_on_smollm2(smollm2):
     model, tokenizer = smollm2
     stop = [tokenizer.eos_token_id, tokenizer(".").input_ids[0]]
-    next_logits = CachedNextLogits(model)
+    next_logits = cached_next_logits_of(model)
     for prompt in smollm2_prompts(tokenizer):
         (ours,) = decoding.greedy(next_logits, prompt, 16, stop=stop)
         ((*expected,), *_), _ = generate(model, prompt, 16, eos_token_id=stop)

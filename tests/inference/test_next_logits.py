@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from decoding_inputs import INF, chain, close, prompts
 
 from course_utils.inference import decoding
 from course_utils.inference.next_logits import (
     CachedNextLogits,
+    cached_next_logits_of,
     next_logits_of,
     sequence_logprob,
     token_logprobs,
@@ -35,7 +37,7 @@ def test_scoring_refuses_a_bad_prompt_len(prompt_len):
 
 
 def test_cachednextlogits_equals_next_logits_of(tiny):
-    cached, plain = CachedNextLogits(tiny), next_logits_of(tiny)
+    cached, plain = cached_next_logits_of(tiny), next_logits_of(tiny)
     ids = prompts(1, length=9)[0]
     for length in (4, 5, 6, 9):  # one token at a time, then three
         close(cached(ids[:, :length]), plain(ids[:, :length]))
@@ -44,7 +46,7 @@ def test_cachednextlogits_equals_next_logits_of(tiny):
 
 def test_cachednextlogits_follows_its_rows(tiny):
     """Rows swapped, repeated, dropped and multiplied, as beam search does."""
-    cached, plain = CachedNextLogits(tiny), next_logits_of(tiny)
+    cached, plain = cached_next_logits_of(tiny), next_logits_of(tiny)
     ids = prompts(3)[:, 0]
     close(cached(ids), plain(ids))
     for order in ([2, 0, 1], [1, 1, 0], [0, 2], [1, 0, 0, 1]):
@@ -54,15 +56,29 @@ def test_cachednextlogits_follows_its_rows(tiny):
     assert cached.tokens_read == 15 + 3 + 3 + 2 + 4
 
 
+def test_cachednextlogits_keeps_rows_that_are_alike_apart():
+    """Ids alone do not tell what a row follows: here its number, on which its logits depend."""
+
+    def read(ids, cache):
+        numbers = torch.arange(len(ids)) if cache is None else cache
+        return F.one_hot(numbers, 4).float(), numbers
+
+    cached = CachedNextLogits(read, lambda numbers, rows: numbers[rows])
+    ids = torch.zeros(3, 2, dtype=torch.long)
+    for length in (1, 2):
+        assert cached(ids[:, :length]).argmax(-1).tolist() == [0, 1, 2]
+    assert cached.tokens_read == 6
+
+
 def test_cachednextlogits_starts_over_for_another_text(tiny):
-    cached, plain = CachedNextLogits(tiny), next_logits_of(tiny)
+    cached, plain = cached_next_logits_of(tiny), next_logits_of(tiny)
     one, other = prompts(2, length=6)
     for ids in (one[:, :4], other[:, :5], other[:, :5], one, one[:, :3], torch.cat([one, other])):
         close(cached(ids), plain(ids))
 
 
 def test_cachednextlogits_ignores_later_changes_of_the_callers_ids(tiny):
-    cached, plain = CachedNextLogits(tiny), next_logits_of(tiny)
+    cached, plain = cached_next_logits_of(tiny), next_logits_of(tiny)
     ids = prompts(1, length=6)[0]
     cached(ids[:, :5])
     ids[0, 2] = 3  # in place
@@ -81,7 +97,7 @@ def test_cachednextlogits_survives_an_interrupted_call(tiny):
             return output
 
     model = Interrupted()
-    cached, ids = CachedNextLogits(model), prompts(1, length=6)[0]
+    cached, ids = cached_next_logits_of(model), prompts(1, length=6)[0]
     cached(ids[:, :4])
     model.fail = True
     with pytest.raises(KeyboardInterrupt):
@@ -91,14 +107,14 @@ def test_cachednextlogits_survives_an_interrupted_call(tiny):
 
 
 def test_cachednextlogits_gives_ordinary_tensors(tiny):
-    logits = CachedNextLogits(tiny)(prompts(1)[0])
+    logits = cached_next_logits_of(tiny)(prompts(1)[0])
     logits[0, 0] = -INF  # an inference tensor would refuse this
     assert not logits.is_inference()
 
 
 def test_cachednextlogits_goes_on_after_a_loop(tiny):
     """The loops run in inference mode; what they left in the cache must be of use outside it."""
-    cached, plain = CachedNextLogits(tiny), next_logits_of(tiny)
+    cached, plain = cached_next_logits_of(tiny), next_logits_of(tiny)
     beams = beam_search(cached, prompts(1)[0], 4)
     ids = cached.ids[[1, 0, 1]]
     ids = torch.cat([ids, torch.tensor([[5], [6], [7]])], dim=1)
@@ -114,14 +130,14 @@ def test_cachednextlogits_works_for_a_model_without_logits_to_keep(tiny):
             return tiny(**arguments)
 
     ids = prompts(1)[0]
-    close(CachedNextLogits(Wrapped())(ids), next_logits_of(tiny)(ids))
+    close(cached_next_logits_of(Wrapped())(ids), next_logits_of(tiny)(ids))
     close(next_logits_of(Wrapped())(ids), next_logits_of(tiny)(ids))
 
 
 @pytest.mark.parametrize("loop", [decoding.greedy, beam_search, exact_search])
 def test_loops_cannot_tell_cachednextlogits_from_next_logits_of(tiny, loop):
     for prompt in prompts(3):
-        cached = CachedNextLogits(tiny)
+        cached = cached_next_logits_of(tiny)
         with_cache, without = (loop(f, prompt, 4) for f in (cached, next_logits_of(tiny)))
         if loop is exact_search:
             with_cache, without = [with_cache], [without]
@@ -140,9 +156,9 @@ def test_token_logprobs_equals_sequence_logprob(tiny):
 
 def test_greedy_logprob_equals_token_logprobs(tiny):
     prompt = prompts(1)[0]
-    (got,) = decoding.greedy(CachedNextLogits(tiny), prompt, 6)
+    (got,) = decoding.greedy(cached_next_logits_of(tiny), prompt, 6)
     ids = torch.cat([prompt, torch.tensor([got.tokens])], dim=1)
     close(torch.tensor(got.logprob), token_logprobs(tiny, ids, 5).sum())
-    beams = beam_search(CachedNextLogits(tiny), prompt, 6)
+    beams = beam_search(cached_next_logits_of(tiny), prompt, 6)
     ids = torch.cat([prompt, torch.tensor([beams[-1].tokens])], dim=1)
     close(torch.tensor(beams[-1].logprob), token_logprobs(tiny, ids, 5).sum())

@@ -20,7 +20,7 @@ from decoding_inputs import (
 )
 
 from course_utils.inference import decoding, processors
-from course_utils.inference.next_logits import CachedNextLogits, token_logprobs
+from course_utils.inference.next_logits import cached_next_logits_of, token_logprobs
 from course_utils.inference.search import beam_search, exact_search, exact_search_plain
 
 
@@ -184,7 +184,7 @@ def test_beam_search_equals_generate(tiny, length_penalty, early_stopping):
         stop = [[], [7], MANY][i % 3]
         search = {"num_beams": 4, "length_penalty": length_penalty}
         search["early_stopping"] = early_stopping
-        ours = beam_search(CachedNextLogits(tiny), prompt, 8, stop=stop, **search)
+        ours = beam_search(cached_next_logits_of(tiny), prompt, 8, stop=stop, **search)
         expected, out = generate(
             tiny,
             prompt,
@@ -205,7 +205,7 @@ def test_beam_search_equals_generate(tiny, length_penalty, early_stopping):
 def test_beam_search_with_penalties_equals_generate(tiny):
     for prompt in prompts(4):
         ours = beam_search(
-            CachedNextLogits(tiny), prompt, 10, process=processors.processor(penalty=1.3, n=2)
+            cached_next_logits_of(tiny), prompt, 10, process=processors.processor(penalty=1.3, n=2)
         )
         expected, _ = generate(
             tiny, prompt, 10, num_beams=4, repetition_penalty=1.3, no_repeat_ngram_size=2
@@ -214,7 +214,7 @@ def test_beam_search_with_penalties_equals_generate(tiny):
 
 
 def test_beam_search_reads_each_token_once(tiny):
-    cached = CachedNextLogits(tiny)
+    cached = cached_next_logits_of(tiny)
     beam_search(cached, prompts(1)[0], 6, num_beams=4)
     assert cached.tokens_read == 5 + 4 * 5  # the prompt once, then four beams for five steps
 
@@ -228,7 +228,7 @@ def ends_of_sentence(tokenizer):
 def test_beam_search_equals_generate_on_smollm2(smollm2, length_penalty):
     model, tokenizer = smollm2
     stop = ends_of_sentence(tokenizer)
-    next_logits, lengths = CachedNextLogits(model), set()
+    next_logits, lengths = cached_next_logits_of(model), set()
     for i, prompt in enumerate(smollm2_prompts(tokenizer)):
         early_stopping = (False, True, "never")[i % 3]
         search = {"num_beams": 4, "length_penalty": length_penalty}
@@ -243,7 +243,7 @@ def test_beam_search_equals_generate_on_smollm2(smollm2, length_penalty):
 def test_exact_search_beats_greedy_and_beams_on_smollm2(smollm2):
     model, tokenizer = smollm2
     prompt = tokenizer("Snow is white because", return_tensors="pt").input_ids
-    next_logits = CachedNextLogits(model)
+    next_logits = cached_next_logits_of(model)
     best = exact_search(next_logits, prompt, 4)
     (greedy,) = decoding.greedy(next_logits, prompt, 4)
     beam = beam_search(next_logits, prompt, 4)[0]

@@ -24,6 +24,7 @@ from rich.table import Table
 from course_utils.metrics import timed_in_turns
 
 Call = Callable[[], object]
+PATIENCE = 15.0  # seconds on the clock for one comparison, so that it ends whatever the load
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,16 @@ def threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def pairs(
+    ours: Call, theirs: Call, repeats: int, clock: Callable[[], float]
+) -> list[tuple[float, float]]:
+    """Seconds of both sides in turns, after a warm-up: `repeats` times, or as PATIENCE allows."""
+    start = time.perf_counter()
+    ours(), theirs()
+    patient = int(PATIENCE / (time.perf_counter() - start))
+    return timed_in_turns(ours, theirs, max(1, min(repeats, patient)), warmup=0, clock=clock)
+
+
 def compare(
     name: str,
     ours: Call,
@@ -63,15 +74,20 @@ def compare(
     repeats: int = 7,
     clock: bool = False,
 ) -> Row:
-    """Time both sides; `floor` is the least ratio that is promised, None where nothing is."""
+    """Time both sides, print the ratio at once, and return it all.
+
+    `floor` is the least ratio that is promised, None where nothing is.
+    """
     with threads(1):
-        found = timed_in_turns(ours, theirs, repeats, clock=time.process_time)
+        found = pairs(ours, theirs, repeats, time.process_time)
     ratios = [their_time / our_time for our_time, their_time in found]
     our_ms, their_ms = (1e3 * statistics.median(side) for side in zip(*found, strict=True))
-    clocked = timed_in_turns(ours, theirs, repeats) if clock else []
+    clocked = pairs(ours, theirs, repeats, time.perf_counter) if clock else []
     clock_ratio = statistics.median(theirs / ours for ours, theirs in clocked) if clock else None
     middle = statistics.median(ratios)
-    return Row(name, our_ms, their_ms, middle, min(ratios), max(ratios), floor, clock_ratio)
+    row = Row(name, our_ms, their_ms, middle, min(ratios), max(ratios), floor, clock_ratio)
+    print(f"{row.ratio:.2f}×  {row.name}{'  MISSED' if row.missed else ''}", flush=True)
+    return row
 
 
 def table(title: str, rows: list[Row]) -> Table:

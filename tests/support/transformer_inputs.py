@@ -172,9 +172,9 @@ def seq2seq_batch():
 
 
 def decoder_on(ids, mask=None, cache=None):
-    sizes = DecoderConfig(20, d_model=8, n_heads=2, n_layers=1, d_ff=8, max_positions=6)
+    config = DecoderConfig(20, d_model=8, n_heads=2, n_layers=1, d_ff=8, max_positions=6)
     with torch.no_grad():
-        return Decoder(sizes)(ids, mask, cache)
+        return Decoder(config)(ids, mask, cache)
 
 
 SOME = torch.ones(2, 4, dtype=torch.long)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from planting import Bug, originals
 
@@ -46,7 +48,17 @@ def share_heads_tiled(kv, n_heads):
     return kv.repeat(1, n_heads // kv.shape[1], 1, 1)
 
 
+def attention_plain_overflowing(q, k, v, mask=None, scale=None):
+    """exp of the scores as they are."""
+    scale = 1 / math.sqrt(q.shape[1]) if scale is None else scale
+    powers = torch.exp(scale * q @ k.t())
+    powers = powers if mask is None else powers * mask
+    total = powers.sum(-1, keepdim=True)
+    return powers @ v / total.masked_fill(total == 0, 1)
+
+
 BUGS = [
+    Bug("attention_plain", "overflows", attention_plain_overflowing, tests="large_scores"),
     Bug("padding_mask", "is inverted", padding_mask_inverted),
     Bug("padding_mask", "masks queries", padding_mask_of_queries),
     Bug(

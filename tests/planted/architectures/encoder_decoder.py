@@ -8,15 +8,15 @@ right = originals("architectures.encoder_decoder")
 
 
 class Seq2SeqBlockSeesSourcePadding(right["Seq2SeqBlock"]):
-    def forward(self, x, memory=None, memory_mask=None, **seen):
-        return super().forward(x, memory, None, **seen)
+    def forward(self, x, keys_values=None, source_mask=None, **seen):
+        return super().forward(x, keys_values, None, **seen)
 
 
 class Seq2SeqBlockScaled(right["Seq2SeqBlock"]):
     """1/√D, which T5 leaves out."""
 
-    def __init__(self, sizes, cross):
-        super().__init__(sizes, cross)
+    def __init__(self, config, cross):
+        super().__init__(config, cross)
         self.attention.scale = self.attention.d_head**-0.5
 
 
@@ -30,19 +30,22 @@ class StackWithOneSidedBias(right["Stack"]):
         return found
 
 
-def greedy_never_stops(next_logits, ids, max_new, stop):
-    return right["_greedy"](next_logits, ids, max_new, None)
+class EncoderDecoderLeavesTheCacheInPlace(right["EncoderDecoder"]):
+    """Beams go on with each other's keys and values."""
 
-
-def greedy_keeps_the_stop(next_logits, ids, max_new, stop):
-    rows = right["_greedy"](next_logits, ids, max_new, None)
-    return [row[: row.index(stop) + 1] if stop in row else row for row in rows]
+    def read_and_reorder(self, source, mask=None):
+        read, _ = super().read_and_reorder(source, mask)
+        return read, lambda cache, rows: cache
 
 
 BUGS = [
+    Bug(
+        "EncoderDecoder",
+        "keeps its beams in place",
+        EncoderDecoderLeavesTheCacheInPlace,
+        tests="beam_search",
+    ),
     Bug("Seq2SeqBlock", "reads padding", Seq2SeqBlockSeesSourcePadding, tests="who_sees"),
     Bug("Seq2SeqBlock", "scales its scores", Seq2SeqBlockScaled, tests="t5s"),
     Bug("Stack", "mirrors distances", StackWithOneSidedBias, tests="t5s"),
-    Bug("_greedy", "never stops", greedy_never_stops, tests="stops or writes"),
-    Bug("_greedy", "keeps the stop", greedy_keeps_the_stop, tests="stops or writes"),
 ]

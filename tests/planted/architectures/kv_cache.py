@@ -28,7 +28,15 @@ class LayerCacheThatJoins(right["LayerCache"]):
         return k.clone(), v.clone()
 
 
+class LayerCacheOfTheFirstBatch(right["LayerCache"]):
+    """Cropped to nothing, it still has the shape of what it held: one row spreads over all."""
+
+    def _check(self, k):
+        pass
+
+
 BUGS = [
+    Bug("LayerCache", "keeps an old batch's shape", LayerCacheOfTheFirstBatch, tests="batch"),
     Bug("LayerCache", "overwrites", LayerCacheOfTheLast, tests="cache"),
     Bug("LayerCache", "copies all steps", LayerCacheThatJoins, tests="seldom"),
 ]

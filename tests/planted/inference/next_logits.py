@@ -32,6 +32,19 @@ class CacheNeverForgets(right["CachedNextLogits"]):
         super().forget()
 
 
+class CacheTakesTheFirstAlike(right["CachedNextLogits"]):
+    """Of rows that are alike so far it takes the first, whatever stood before them."""
+
+    def _align(self, ids):
+        if self.ids is not None and self.ids.shape[1] < ids.shape[1]:
+            known = self.ids.shape[1]
+            same = (ids[:, None, :known] == self.ids[None]).all(-1)
+            if same.any(1).all():
+                self.cache = self.reorder(self.cache, same.int().argmax(1))
+                return known
+        return super()._align(ids)
+
+
 class CacheReadsAll(right["CachedNextLogits"]):
     """Right, but it reads every token again: no cache at all."""
 
@@ -55,6 +68,7 @@ def token_logprobs_unshifted(model, ids, prompt_len=1):
 BUGS = [
     Bug("CachedNextLogits", "rows are not reordered", CacheNotReordered),
     Bug("CachedNextLogits", "an old text is not forgotten", CacheNeverForgets),
+    Bug("CachedNextLogits", "gives two rows one cache", CacheTakesTheFirstAlike),
     Bug("CachedNextLogits", "reads every token again", CacheReadsAll),
     Bug("sequence_logprob", "scores the prompt as well", sequence_logprob_with_prompt),
     Bug("token_logprobs", "is off by one position", token_logprobs_unshifted),
