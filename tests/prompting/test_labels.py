@@ -18,7 +18,7 @@ from course_utils.prompting.labels import (
     predict,
     score_labels,
 )
-from course_utils.prompting.prompts import label_endings, plain_prompt
+from course_utils.prompting.prompts import Template
 
 
 def by_length(prompts, endings):
@@ -126,8 +126,9 @@ def test_score_labels_equal_the_models_logits(smollm2):
     from course_utils.engines import load_engine
 
     model, tokenizer = smollm2
-    prompts = [plain_prompt(text, SHOTS) for text in ("What a day!", "I hate Mondays")]
-    endings = label_endings(LABELS)
+    template = Template("Text: {text}\nSentiment: {label}")
+    prompts = [template.prompt(text, SHOTS) for text in ("What a day!", "I hate Mondays")]
+    endings = template.endings(LABELS)
     with load_engine("transformers", model, tokenizer=tokenizer) as engine:
         ours = score_labels(prompts, endings, engine.logprobs)
     tokens = [tokenizer(ending).input_ids for ending in endings]
