@@ -166,6 +166,13 @@ def nearest_shots(text: str, pool: Sequence[Shot], k: int, *, index: DenseIndex)
     `index` is a `retrieval.DenseIndex` of the pool's texts, in the pool's order. A shot with the
     very text is left out, since it would give its label away. Raises ValueError when there are
     fewer than k others. Source: Liu et al. 2022, section 3 (kATE).
+
+    >>> from course_utils.prompting.retrieval import DenseIndex
+    >>> pool = [Shot("aa", "x"), Shot("ab", "y"), Shot("bb", "z")]
+    >>> counts = lambda texts: [[text.count("a"), text.count("b")] for text in texts]
+    >>> index = DenseIndex([shot.text for shot in pool], counts)
+    >>> [shot.text for shot in nearest_shots("aa", pool, 2, index=index)]
+    ['bb', 'ab']
     """
     others = [i for i, shot in enumerate(pool) if shot.text != text]
     _check_count(k, len(others), "the pool holds other texts:")
@@ -208,6 +215,10 @@ def fit_budget(
     Parts are shots, facts or turns of a chat, the least needed first: the oldest, or the least
     alike as `nearest_shots` orders them. A budget is the context window less the tokens of the
     answer. Raises ValueError when even `build([])` does not fit.
+
+    >>> count_words = lambda prompt: len(prompt.split())
+    >>> fit_budget(["one two", "three", "four"], " ".join, count_tokens=count_words, budget=2)
+    ['three', 'four']
     """
     kept = list(parts)
     while (size := count_tokens(build(kept))) > budget:

@@ -101,7 +101,9 @@ def test_calibrate_makes_the_content_free_input_even(prior):
     [
         ([[0.5, 0.5]], [0.2, 0.3, 0.5], r"\(1, 2\) and content_free \(3,\)"),
         ([[0.5, 0.5]], [[0.5, 0.5]], r"they must be \(N, L\) and \(L,\)"),
-        ([[0.5, 0.5]], [1.0, 0.0], "each label needs more than 0"),
+        ([[0.5, 0.5]], [1.0, 0.0], "each label needs a number above 0"),
+        ([[0.5, 0.5]], [1.0, math.nan], "each label needs a number above 0"),
+        ([[0.5, 0.5]], [1.0, math.inf], "each label needs a number above 0"),
     ],
 )
 def test_calibrate_bad_input(probabilities, content_free, message):

@@ -219,6 +219,16 @@ def test_different_orders_are_different_and_of_the_same_shots():
     assert sorted(map(tuple, orders)) == sorted(itertools.permutations(shots))
 
 
+def test_different_orders_of_one_and_of_all():
+    assert different_orders(POOL[:3], 1, seed=0) == [POOL[:3]]
+    assert len(different_orders([POOL[0], POOL[0], POOL[1]], 3, seed=0)) == 3
+
+
+def test_balanced_shots_of_all_there_are():
+    pool = [*POOL[:2], Shot("one more", "positive"), POOL[3]]
+    assert sorted(balanced_shots(pool, 4, labels=LABELS, seed=0)) == sorted(pool)
+
+
 def test_different_orders_beyond_what_there_is():
     assert different_orders([], 1, seed=0) == [[]]
     with pytest.raises(ValueError, match="7 orders are asked for, and these shots have 6"):
