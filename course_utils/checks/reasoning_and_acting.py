@@ -232,7 +232,8 @@ EXERCISES = {
     "program_of": Exercise(
         reference=program_of,
         hint="Go through the lines. The function ends before the first line that has text and does "
-        "not begin with a blank. If nothing is left but blank lines and comments, return ''.",
+        "not begin with a blank. If nothing is left but blank lines and comments, return ''. (The "
+        "package asks Python's tokenizer, which also knows comments and brackets at the margin.)",
         cases=(
             Case(
                 ("\n    return 3 + 4\n\nQuestion: 5?",),

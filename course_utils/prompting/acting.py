@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from course_utils.prompting.reasoning import Method, Step, Trace, ended, one_line, own_part
@@ -38,8 +40,12 @@ _OPERATORS = {
 def calculate(expression: str) -> str:
     """Work out numbers with + - * / and brackets; a whole result is written without a point.
 
+    It is exact until the result is rounded, to six places or six digits, whichever keeps more.
     The expression is parsed and walked, never evaluated as a program. Raises ToolError, with a
     sentence for the model, for anything else.
+
+    >>> calculate("2 * (3 + 4)"), calculate("1 / 3"), calculate("1 / 3000000")
+    ('14', '0.333333', '3.33333e-07')
     """
     if len(expression) > 200:
         raise ToolError(f"the expression has {len(expression)} characters; 200 are allowed")
@@ -49,15 +55,18 @@ def calculate(expression: str) -> str:
         raise ToolError("division by zero") from None
     except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
         raise ToolError(f"{expression!r} is not a sum of numbers with + - * / ( )") from None
-    if not abs(value) < 1e15:  # beyond that a float is no longer exact; NaN fails too
+    if abs(value) >= 10**15:  # beyond that a float is no longer exact
         raise ToolError("the result is too large")
-    value = round(value, 6)
-    return str(int(value) if value == int(value) else value)
+    if value and abs(value) < Fraction(1, 10**300):  # nor is it below that
+        raise ToolError("the result is too close to zero")
+    places = 5 - math.floor(math.log10(abs(value))) if value else 6
+    value = round(value, max(places, 6))
+    return str(value.numerator if value.denominator == 1 else float(value))
 
 
-def _value(node: ast.expr) -> float:
+def _value(node: ast.expr) -> Fraction:
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        return node.value
+        return Fraction(str(node.value))  # 0.1 as it is written
     if isinstance(node, ast.BinOp) and (work := _OPERATORS.get(type(node.op))):
         return work(_value(node.left), _value(node.right))
     if isinstance(node, ast.UnaryOp) and (work := _OPERATORS.get(type(node.op))):
@@ -66,7 +75,11 @@ def _value(node: ast.expr) -> float:
 
 
 def search_tool(find: Callable[[str], Sequence[str]]) -> Tool:
-    """Make a tool of a search: `find(query)` returns passages, best first."""
+    """Make a tool of a search: `find(query)` returns passages, best first.
+
+    >>> search_tool(lambda query: ["Galford has 12 gates."] if query == "Galford" else [])("Rome")
+    'Nothing was found.'
+    """
 
     def search(query: str) -> str:
         return " ".join(find(query)) or "Nothing was found."
@@ -91,23 +104,36 @@ class Action:
 def parse_action(text: str) -> Action | None:
     """Return the first action of a model's text, `Action: tool[argument]`; None without one.
 
-    The argument ends at the line's last bracket, and may hold others. What follows the first
-    "Observation:" is not read: the model made that up.
+    The tool's name is read in any case and returned in lower. The argument ends at the line's last
+    bracket, and may hold others. What follows the first "Observation:" is not read: the model made
+    that up.
+
+    >>> parse_action("Thought: Where?\\nAction: Search[ Galford ]\\nObservation: In Rome.")
+    Action(tool='search', argument='Galford')
     """
     own = text.partition("Observation:")[0]
-    found = re.search(r"^[ \t]*Action:[ \t]*(\w+)[ \t]*\[(.*)\]", own, re.MULTILINE)
+    found = re.search(r"^[ \t]*Action:[ \t]*([\w-]+)[ \t]*\[(.*)\]", own, re.MULTILINE)
     return Action(found[1].lower(), found[2].strip()) if found else None
 
 
 def use(tools: Mapping[str, Tool], action: Action | None) -> str:
-    """Return what an action brings, on one line; whatever goes wrong becomes a sentence."""
-    names = ", ".join([*tools, "finish"])
+    """Return what an action brings, on one line; whatever goes wrong becomes a sentence.
+
+    A tool is found in any case: the model may write `Search`, and so may the one who gives it.
+
+    >>> use({"Upper": str.upper}, Action("upper", "galford"))
+    'GALFORD'
+    >>> use({"Upper": str.upper}, Action("fly", "home"))
+    "Error: there is no tool 'fly'; the tools are Upper, finish."
+    """
     if action is None:
         return "Error: write one action as tool[input]."
-    if action.tool not in tools:
+    tool = {name.lower(): tool for name, tool in tools.items()}.get(action.tool.lower())
+    if tool is None:
+        names = ", ".join([*tools, "finish"])
         return f"Error: there is no tool {action.tool!r}; the tools are {names}."
     try:
-        return one_line(tools[action.tool](action.argument))
+        return one_line(tool(action.argument))
     except Exception as error:  # a tool may fail in any way; the model is told, and goes on
         return one_line(f"Error: {str(error) or type(error).__name__}")
 
@@ -119,7 +145,7 @@ def worked_example(
     lines = [f"Question: {item['question']}"]
     for step in item["steps"]:
         action = Action(step["tool"], step["input"])
-        observation = None if action.tool == "finish" else use(tools, action)
+        observation = None if action.tool.lower() == "finish" else use(tools, action)
         lines += _turn(step["thought"] if thoughts else "", str(action), observation)
     return "\n".join(lines)
 
@@ -141,10 +167,17 @@ def react(
     """Think, act, observe, until the action is finish[answer] (ReAct, Yao et al. 2023).
 
     `examples` are transcripts in the same form. `thoughts=False` leaves the thinking out: the
-    act-only baseline. After `max_steps` actions it ends without an answer.
+    act-only baseline. After `max_steps` actions it ends without an answer. Raises ValueError for
+    less than one, and for tools whose names can't be written or told apart.
+
+    >>> from course_utils.prompting.reasoning import solve
+    >>> texts = iter([" Where?\\nAction: Upper[rome]", " I see.\\nAction: finish[ROME]"])
+    >>> solve(react("?", [], {"Upper": str.upper}), lambda prompt: next(texts)).answer
+    'ROME'
     """
     if max_steps < 1:
         raise ValueError(f"max_steps is {max_steps}; at least one action is needed")
+    _check_names(tools)
     prompt = "\n\n".join([*examples, f"Question: {question}\n"])
     opening, steps = "Thought:" if thoughts else "Action:", []
     for _ in range(max_steps):
@@ -159,6 +192,19 @@ def react(
         steps.append(Step("observation", observation))
         prompt += "\n".join(_turn(thought, said, observation)) + "\n"
     return Trace(None, "step limit", tuple(steps))
+
+
+def _check_names(tools: Iterable[str]) -> None:
+    """Raise ValueError for a tool that no action can name, or that two names could mean."""
+    known = {"finish": "finish"}
+    for name in tools:
+        if not re.fullmatch(r"[\w-]+", name):
+            raise ValueError(f"a tool is called {name!r}; use letters, digits, _ and - alone")
+        if (other := known.setdefault(name.lower(), name)) != name or name == "finish":
+            raise ValueError(
+                f"the tools {other!r} and {name!r} are one to a model, which may write either in "
+                "any case; rename one"
+            )
 
 
 def _thought(written: str) -> str:

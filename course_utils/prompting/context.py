@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from course_utils.prompting.retrieval import _WORD, FUNCTION_WORDS, Passage, tokenize
+from course_utils.prompting.retrieval import FUNCTION_WORDS, Passage, tokenize
+from course_utils.prompting.words import WORD
 
 # ── context and citations ─────────────────────────────────────────────────────────────────────
 
@@ -17,7 +18,7 @@ class Context:
 
     text: str
     passages: tuple[Passage, ...]
-    tokens: int
+    n_tokens: int
     left_out: tuple[Passage, ...]
 
 
@@ -33,29 +34,32 @@ def assemble_context(
 
     A passage that does not fit is left out, and smaller ones after it may still enter; one that
     overlaps another already taken (same source) by more than half is left out too. Numbers in
-    square brackets inside a passage become round, so that no passage can pose as another.
+    square brackets inside a passage or its source become round, so that none can pose as another.
     Without passages the context is empty. Raises ValueError when not even one passage fits.
+
+    >>> fox, hen = Passage("See [2].", "Tale", 0, 8), Passage("I fled at once.", "Song", 0, 15)
+    >>> assemble_context([fox, hen], 5, lambda text: len(text.split())).text
+    '[1] (Tale)\\nSee (2).'
     """
     taken: list[Passage] = []
     left_out: list[Passage] = []
-    text, tokens = "", 0
+    text, n_tokens = "", 0
     for passage in passages:
-        shown = template.format(
-            n=len(taken) + 1, source=passage.source, text=_without_markers(passage.text)
-        )
+        source, own = _without_markers(passage.source), _without_markers(passage.text)
+        shown = template.format(n=len(taken) + 1, source=source, text=own)
         longer = f"{text}{separator}{shown}" if taken else shown
         size = count_tokens(longer)
         if size > budget or any(_overlap(passage, other) > 0.5 for other in taken):
             left_out.append(passage)
             continue
         taken.append(passage)
-        text, tokens = longer, size
+        text, n_tokens = longer, size
     if passages and not taken:
         raise ValueError(
             f"no passage fits into {budget} tokens (the last one tried needs {size}); raise the "
             "budget or cut smaller chunks"
         )
-    return Context(text, tuple(taken), tokens, tuple(left_out))
+    return Context(text, tuple(taken), n_tokens, tuple(left_out))
 
 
 def _overlap(one: Passage, other: Passage) -> float:
@@ -66,7 +70,8 @@ def _overlap(one: Passage, other: Passage) -> float:
     return max(common, 0) / (one.end - one.start)
 
 
-_MARKER = re.compile(r"\[(\d+(?:\s*[,;]\s*\d+)*)\]")
+# Of up to nine digits: no context has more passages, and thousands of digits are no number.
+_MARKER = re.compile(r"[\[［【]\s*(\d{1,9}(?:\s*[,;，；]\s*\d{1,9})*)\s*[\]］】]")
 
 
 def _without_markers(text: str) -> str:
@@ -96,7 +101,12 @@ class CitationCheck:
 
 
 def check_citations(answer: str, context: Context) -> CitationCheck:
-    """Compare an answer's citations with the passages they name."""
+    """Compare an answer's citations with the passages they name.
+
+    >>> context = Context("", (Passage("The king drinks wine.", "Hamlet", 0, 21),), 0, ())
+    >>> check_citations("The king drinks [1]. He sings [7]! So what?", context)
+    CitationCheck(known=(1,), unknown=(7,), support={1: 1.0}, uncited=('So what?',))
+    """
     numbers = cited_numbers(answer)
     known = tuple(n for n in numbers if 1 <= n <= len(context.passages))
     sentences = _sentences(answer)
@@ -108,14 +118,48 @@ def check_citations(answer: str, context: Context) -> CitationCheck:
     return CitationCheck(known, tuple(n for n in numbers if n not in known), support, uncited)
 
 
+# Where a sentence may end, its closing quotes and citations included.
+_STOP = re.compile(
+    rf"[.!?…][\"'”’)]*(?:\s*{_MARKER.pattern})*(?=\s|$)"
+    rf"|[。！？][」』”’）]*(?:\s*{_MARKER.pattern})*|\n+"
+)
+_NEXT = re.compile(r"\s*(\S?)")
+# After the first a full stop never ends a sentence, after the others only before a capital letter.
+_NEVER_LAST = re.compile(
+    r"mrs?|ms|dr|prof|st|rev|hon|gen|col|capt|sgt|lt|messrs|mme|mlle|mt|cf|vs|viz|e\.g|i\.e", re.I
+)
+_MAY_BE_LAST = re.compile(
+    r"etc|al|[ap]\.m|jr|sr|ca|approx|esq|inc|ltd|co|dept|vol|eds?|sec|fig|pp?|nos?|ch", re.I
+)
+
+
 def _sentences(text: str) -> list[str]:
     """Split after . ! ? and their closing quotes and citations; what has no word is dropped."""
-    ends = re.compile(r"(?:[.!?][\"'”’)]*(?:\s*\[[\d,; ]+\])*)(?=\s|$)|\n+")
     parts, start = [], 0
-    for match in ends.finditer(text):
-        parts.append(text[start : match.end()])
-        start = match.end()
-    return [part.strip() for part in [*parts, text[start:]] if _WORD.search(_MARKER.sub("", part))]
+    for mark in _STOP.finditer(text):
+        if _is_end(text, mark):
+            parts.append(text[start : mark.end()])
+            start = mark.end()
+    return [part.strip() for part in [*parts, text[start:]] if WORD.search(_MARKER.sub("", part))]
+
+
+def _is_end(text: str, mark: re.Match[str]) -> bool:
+    """Does a sentence end here? Not after "Dr.", "J. R. R.", a list's "1." or in '"Who?" he asks'.
+
+    An initial, such as the V of "Henry V.", is always taken for part of a name; "I" never.
+    """
+    after = _NEXT.match(text, mark.end())[1]
+    if mark[0][0] in "!?":
+        return not (mark[0][-1] in "\"'”’" and after.islower())
+    if mark[0][0] != ".":
+        return True
+    word = re.search(r"[\w.]*$", text[max(mark.start() - 20, 0) : mark.start()])[0]
+    if word.isdigit():
+        return bool(text[text.rfind("\n", 0, mark.start()) + 1 : mark.start() - len(word)].strip())
+    if re.fullmatch(r"[A-HJ-Z]|[A-Z]\w{0,2}(?:\.[A-Z])+", word) or _NEVER_LAST.fullmatch(word):
+        return False
+    goes_on = after.islower() or after.isdigit() or after in ("(", ",", ";")
+    return not (goes_on and _MAY_BE_LAST.fullmatch(word))
 
 
 def _support(said: str, passage: str) -> float:

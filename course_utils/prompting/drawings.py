@@ -1,4 +1,4 @@
-"""Figures of prompting and retrieval: a solution's trace, a pipeline's steps."""
+"""Figures of prompting and retrieval: a solution's trace, a pipeline's steps. Notebooks 11, 12."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ def show_trace(found: Any, *, title: str) -> None:
     import html
 
     colours = {"thought": 0, "action": 1, "observation": 2, "program": 0, "result": 2, "vote": 5}
-    rows = [(step.kind, step.text.rstrip()) for step in found.steps]
     ending = found.ended if found.answer is None else f"{found.ended}: {found.answer}"
+    rows = [*((step.kind, step.text.rstrip()) for step in found.steps), ("end", ending)]
+    # half a character (a lone surrogate) cannot be sent to a browser
+    rows = [(kind, text.encode("utf-8", "replace").decode()) for kind, text in rows]
     cells = "".join(
         f'<tr><td style="text-align:left;vertical-align:top;border-left:4px solid '
         f'{PALETTE[colours.get(kind, 7)]};padding-left:.6em"><i>{kind}</i></td>'
         f'<td style="text-align:left;white-space:pre-wrap">{html.escape(text)}</td></tr>'
-        for kind, text in [*rows, ("end", ending)]
+        for kind, text in rows
     )
-    plain = "\n".join(f"{kind}: {text}" for kind, text in [*rows, ("end", ending)])
+    plain = "\n".join(f"{kind}: {text}" for kind, text in rows)
     page = f"<b>{html.escape(title)}</b>" + showing.masked(f"<table>{cells}</table>")
     showing.show(page, f"{title}\n{showing.masked(plain)}")
 

@@ -25,6 +25,9 @@ def score_labels(
     """Return log p(ending | prompt) in nats of every label after every prompt: (N, L).
 
     Raises ValueError without prompts, and when `logprobs` returns another shape or NaN.
+
+    >>> score_labels(["Hot?"], [" yes", " no"], lambda prompts, endings: [[-1.0, -2.5]])
+    array([[-1. , -2.5]])
     """
     if isinstance(prompts, str) or not len(prompts):
         raise ValueError(f"prompts is {prompts!r}; give a list of at least one prompt")
@@ -43,6 +46,9 @@ def label_probabilities(scores: np.ndarray) -> np.ndarray:
     """Share the probability out among the labels: log-probabilities (N, L) → rows that sum to 1.
 
     Raises ValueError for a row in which no label is possible.
+
+    >>> label_probabilities([[-3, -4]]).round(3)  # 1 / (1 + 1/e), and the rest
+    array([[0.731, 0.269]])
     """
     scores = np.asarray(scores, dtype=float)
     top = scores.max(axis=-1, keepdims=True)
@@ -62,6 +68,10 @@ def content_free_probabilities(
     """Return what the prompt alone makes of the labels: (L,), the mean over inputs without content.
 
     `prompt_of(text)` builds the prompt, shots and all. Source: Zhao et al. 2021, section 5.
+
+    >>> threefold = lambda prompts, endings: np.log([[0.3, 0.1]] * len(prompts))
+    >>> content_free_probabilities("Tweet: {}".format, [" good", " bad"], threefold)
+    array([0.75, 0.25])
     """
     prompts = [prompt_of(text) for text in inputs]
     return label_probabilities(score_labels(prompts, endings, logprobs)).mean(axis=0)
@@ -73,6 +83,9 @@ def calibrate(probabilities: np.ndarray, content_free: np.ndarray) -> np.ndarray
     (N, L) or (L,), and (L,) → the shape of the first. W = diag(content_free)⁻¹, b = 0 in Zhao et
     al. 2021, equation 1; normalized by the sum, which leaves the order of the labels as theirs.
     Raises ValueError when the shapes don't match or a label has nothing to divide by.
+
+    >>> calibrate([0.6, 0.4], [0.75, 0.25]).round(3)  # 0.8 and 1.6, of 2.4
+    array([0.333, 0.667])
     """
     probabilities, content_free = np.asarray(probabilities), np.asarray(content_free)
     if content_free.ndim != 1 or probabilities.shape[-1:] != content_free.shape:
@@ -80,8 +93,10 @@ def calibrate(probabilities: np.ndarray, content_free: np.ndarray) -> np.ndarray
             f"probabilities have shape {probabilities.shape} and content_free "
             f"{content_free.shape}; they must be (N, L) and (L,)"
         )
-    if not (content_free > 0).all():
-        raise ValueError(f"content_free is {content_free.tolist()}; each label needs more than 0")
+    if not ((content_free > 0) & np.isfinite(content_free)).all():
+        raise ValueError(
+            f"content_free is {content_free.tolist()}; each label needs a number above 0"
+        )
     lifted = probabilities / content_free
     return lifted / lifted.sum(axis=-1, keepdims=True)
 
@@ -90,6 +105,9 @@ def predict(probabilities: np.ndarray, labels: Sequence[str]) -> list[str]:
     """Return the likeliest label of each row (N, L); of equal ones the first.
 
     Raises ValueError when there are not as many labels as columns.
+
+    >>> predict([[0.1, 0.9], [0.5, 0.5]], ["positive", "negative"])
+    ['negative', 'positive']
     """
     check_labels(labels)
     probabilities = np.asarray(probabilities)

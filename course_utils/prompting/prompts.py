@@ -14,6 +14,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from course_utils.metrics import check_labels
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from course_utils.prompting.retrieval import DenseIndex
 
 
-TEMPLATE = "Text: {text}\nSentiment: {label}"
 Message = dict[str, str]
 Prompt = str | list[Message]
 Part = TypeVar("Part")
@@ -46,6 +46,9 @@ def fill(template: str, **fields: str) -> str:
 
     Braces inside a field's own text stay as they are, unlike in `str.format` twice. Raises
     ValueError when the template names a field that is not given, or lacks one that is.
+
+    >>> fill("{text} is {label}.", text="{label}", label="good")
+    '{label} is good.'
     """
     named = set(_FIELD.findall(template))
     if odd := sorted(named ^ set(fields)):
@@ -54,44 +57,54 @@ def fill(template: str, **fields: str) -> str:
     return _FIELD.sub(lambda match: fields[match[1]], template)
 
 
-def _stem(template: str) -> tuple[str, str]:
-    """Part a template into what comes before the label, and the blanks between them."""
-    head, label, after = template.partition("{label}")
-    if not label or after:
-        raise ValueError(f"the template must end with {{label}}, unlike {template!r}")
-    return head.rstrip(" "), head[len(head.rstrip(" ")) :]
+@dataclass(frozen=True)
+class Template:
+    """A form to fill in, its label last: prompts and the endings to score come from one form.
 
+    Raises ValueError for a form without {text}, or that does not end with {label}.
 
-def plain_prompt(
-    text: str,
-    shots: Sequence[Shot] = (),
-    *,
-    template: str = TEMPLATE,
-    instruction: str = "",
-    separator: str = "\n\n",
-) -> str:
-    """Return a prompt to complete: instruction, shots, and the text up to where its label begins.
-
-    The last line ends before the blank: a tokenizer of today has it inside the next word, so that
-    a prompt which ends with a blank asks for a word that begins with none. The endings to score
-    come from `label_endings`. Raises ValueError for a template without {text}, or that does not
-    end with {label}.
+    >>> form = Template("{text}? {label}")
+    >>> form.prompt("Up", [Shot("Day", "night"), Shot("In", "out")], separator="; ")
+    'Day? night; In? out; Up?'
+    >>> form.endings(["down", "up"])
+    [' down', ' up']
     """
-    stem, _ = _stem(template)
-    shown = [fill(template, text=shot.text, label=shot.label) for shot in shots]
-    parts = [instruction] if instruction else []
-    return separator.join([*parts, *shown, fill(stem, text=text)])
 
+    form: str
 
-def label_endings(labels: Sequence[str], *, template: str = TEMPLATE) -> list[str]:
-    """Return the labels as they go on after `plain_prompt`: with the template's blank in front.
+    def __post_init__(self) -> None:
+        _, label, after = self.form.partition("{label}")
+        if not label or after:
+            raise ValueError(f"the template must end with {{label}}, unlike {self.form!r}")
+        fill(self.form, text="", label="")
 
-    After `chat_prompt` the labels themselves are the endings. Raises ValueError for labels that
-    `predict` could not tell apart or score.
-    """
-    check_labels(labels)
-    _, blank = _stem(template)
-    return [blank + label for label in labels]
+    def prompt(
+        self,
+        text: str,
+        shots: Sequence[Shot] = (),
+        *,
+        instruction: str = "",
+        separator: str = "\n\n",
+    ) -> str:
+        """Return a prompt to complete: instruction, shots, and the text up to its label's place.
+
+        It ends before the blank: a tokenizer of today has that inside the next word, so that a
+        prompt which ends with a blank asks for a word that begins with none.
+        """
+        begun = self.form.removesuffix("{label}").rstrip(" ")
+        shown = [fill(self.form, text=shot.text, label=shot.label) for shot in shots]
+        parts = [instruction] if instruction else []
+        return separator.join([*parts, *shown, fill(begun, text=text)])
+
+    def endings(self, labels: Sequence[str]) -> list[str]:
+        """Return the labels as they go on after `prompt`: with the form's blank in front.
+
+        Raises ValueError for labels that `predict` could not tell apart or score.
+        """
+        check_labels(labels)
+        begun = self.form.removesuffix("{label}")
+        blank = begun[len(begun.rstrip(" ")) :]
+        return [blank + label for label in labels]
 
 
 def chat_prompt(
@@ -99,8 +112,9 @@ def chat_prompt(
 ) -> list[Message]:
     """Return a chat: each shot a question and its answer, then the text as the last question.
 
-    `template` is what the user says, with {text}. How a chat becomes a text is the engine's
-    business. Raises ValueError for a template without {text}.
+    `template` is what the user says, with {text}; the endings to score are the labels themselves.
+    How a chat becomes a text is the engine's business. Raises ValueError for a template without
+    {text}.
     """
     messages = [{"role": "system", "content": system}] if system else []
     for shot in shots:
@@ -152,6 +166,13 @@ def nearest_shots(text: str, pool: Sequence[Shot], k: int, *, index: DenseIndex)
     `index` is a `retrieval.DenseIndex` of the pool's texts, in the pool's order. A shot with the
     very text is left out, since it would give its label away. Raises ValueError when there are
     fewer than k others. Source: Liu et al. 2022, section 3 (kATE).
+
+    >>> from course_utils.prompting.retrieval import DenseIndex
+    >>> pool = [Shot("aa", "x"), Shot("ab", "y"), Shot("bb", "z")]
+    >>> counts = lambda texts: [[text.count("a"), text.count("b")] for text in texts]
+    >>> index = DenseIndex([shot.text for shot in pool], counts)
+    >>> [shot.text for shot in nearest_shots("aa", pool, 2, index=index)]
+    ['bb', 'ab']
     """
     others = [i for i, shot in enumerate(pool) if shot.text != text]
     _check_count(k, len(others), "the pool holds other texts:")
@@ -194,6 +215,10 @@ def fit_budget(
     Parts are shots, facts or turns of a chat, the least needed first: the oldest, or the least
     alike as `nearest_shots` orders them. A budget is the context window less the tokens of the
     answer. Raises ValueError when even `build([])` does not fit.
+
+    >>> count_words = lambda prompt: len(prompt.split())
+    >>> fit_budget(["one two", "three", "four"], " ".join, count_tokens=count_words, budget=2)
+    ['three', 'four']
     """
     kept = list(parts)
     while (size := count_tokens(build(kept))) > budget:

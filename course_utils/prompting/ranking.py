@@ -17,6 +17,9 @@ def recall_at_k(ranking: Sequence[Hashable], relevant: Collection[Hashable], k: 
     """Return the share of the relevant items that stand among the first k.
 
     Raises ValueError when nothing is relevant, for k below one, and for a repeated item.
+
+    >>> recall_at_k(["x", "gold", "y"], {"gold", "silver"}, k=2)
+    0.5
     """
     _check_judged(ranking, relevant, k)
     return len(set(ranking[:k]) & set(relevant)) / len(set(relevant))
@@ -26,6 +29,9 @@ def reciprocal_rank(ranking: Sequence[Hashable], relevant: Collection[Hashable])
     """Return 1 / rank of the first relevant item, 0 when there is none; its mean is the MRR.
 
     Raises ValueError when nothing is relevant and for a repeated item.
+
+    >>> reciprocal_rank(["x", "gold", "y"], {"gold"})
+    0.5
     """
     _check_judged(ranking, relevant, 1)
     wanted = set(relevant)
@@ -37,16 +43,24 @@ def ndcg_at_k(ranking: Sequence[Hashable], gains: Mapping[Hashable, float], k: i
 
     An item at rank r adds gain / log2(r + 1); items without a gain add nothing. Source: Järvelin
     & Kekäläinen 2002, with linear gains as in trec_eval. Raises ValueError for a negative gain,
-    when no gain is positive, for k below one, and for a repeated item.
+    or one that is not finite, when no gain is positive, for k below one, and for a repeated item.
+
+    >>> ndcg_at_k(["x", "y", "gold"], {"gold": 1}, k=3)  # 1 / log2(4), of at best 1
+    0.5
     """
+    if odd := [gain for gain in gains.values() if not 0 <= gain < math.inf]:
+        raise ValueError(f"a gain is {odd[0]}; gains must be finite and not negative")
     _check_judged(ranking, [item for item, gain in gains.items() if gain > 0], k)
-    if min(gains.values()) < 0:
-        raise ValueError(f"a gain is {min(gains.values())}; gains must not be negative")
     best = discounted_gain(sorted(gains.values(), reverse=True)[:k])
     return discounted_gain(gains.get(item, 0) for item in ranking[:k]) / best
 
 
 def discounted_gain(gains: Iterable[float]) -> float:
+    """Return the sum of each gain over log2(1 + its rank), ranks from one.
+
+    >>> discounted_gain([1, 0, 1])  # 1 / log2(2) + 1 / log2(4)
+    1.5
+    """
     return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, start=1))
 
 

@@ -1,4 +1,4 @@
-"""Answers in steps: chain of thought, votes, programs, and acting with tools.
+"""Answers in steps: chain of thought, votes, programs. Notebook 11.
 
 A method is a generator: it yields the prompts it wants answered and receives the model's texts, so
 it reads like a plain function and knows no model. `solve` drives one method with any
@@ -10,26 +10,27 @@ prompts, and `replay` drives one from the texts of a recorded trace, without any
         return Trace(answer, "answered", steps)
 
 Whatever a model writes, a method ends with a Trace and never raises: what can't be used ends as
-"no answer", "failed" or "step limit". What a tool returns is data: it is put on one line and only
-ever pasted into a prompt; actions are read from the model's own text alone.
+"no answer", "failed" or "step limit".
 
 Sources: Wei et al. 2022 (chain of thought), Kojima et al. 2022 (zero-shot), Wang et al. 2022
-(self-consistency), Gao et al. 2023 (PAL), Yao et al. 2023 (ReAct).
+(self-consistency), Gao et al. 2023 (PAL).
 """
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import re
+import tokenize
 from collections import Counter
 from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
 from numbers import Real
 from typing import Any, Protocol
 
 Extract = Callable[[str], Any]  # a model's text → its answer, or None
-ENDINGS = ("answered", "no answer", "failed", "step limit")
 THINK = "Let's think step by step."  # Kojima et al. 2022, section 3
 CONCLUDE = "\nTherefore, the answer (arabic numerals) is"
 FUNCTION = "def solution():"
@@ -63,7 +64,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Trace:
-    """What became of one question: the answer (or None), why it ended, and how it got there."""
+    """What became of one question: the answer (or None), why it ended, and how it got there.
+
+    `ended` is "answered", "no answer", "failed" (a program) or "step limit" (actions).
+    """
 
     answer: Any
     ended: str
@@ -133,8 +137,8 @@ def _answered(generate: Callable[[list[str]], Sequence[str]], prompts: list[str]
 def replay(trace: Trace, method: Method) -> Trace:
     """Run a method again with the texts of a recorded trace in place of a model.
 
-    Raises ReplayError as soon as the method asks another prompt than was recorded: then it is
-    not the same method, question or tool.
+    Raises ReplayError as soon as the method asks another prompt than was recorded, and when it
+    ends before all were asked: then it is not the same method, question or tool.
     """
     recorded = iter(trace.calls)
 
@@ -145,17 +149,35 @@ def replay(trace: Trace, method: Method) -> Trace:
             raise ReplayError(f"the method asks {what}; replay with the same question and tools")
         return call.text
 
-    return solve(method, generate)
+    trace = solve(method, generate)
+    if left := sum(1 for _ in recorded):
+        raise ReplayError(
+            f"the method asks {len(trace.calls)} prompts, and {left} more were recorded; replay "
+            "with the same question, tools and number of steps"
+        )
+    return trace
 
 
 def ended(answer: Any, steps: Sequence[Step]) -> Trace:
+    """Return the trace of an answer in words."""
     return Trace(answer, "no answer" if answer is None else "answered", tuple(steps))
+
+
+def read(extract: Extract, text: str) -> Any:
+    """Return the answer in a model's text; None where `extract` fails at it, as `int("six")` does.
+
+    An error that no text can cause (a name that is not defined) comes through.
+    """
+    try:
+        return extract(text)
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError):
+        return None
 
 
 # ── prompts ─────────────────────────────────────────────────────────────────────────────────────
 
-# A worked example ends where the next one would begin.
-_NEXT_EXAMPLE = re.compile(r"\n\s*\n|\n*Question:")
+# Where the model goes on with an example of its own; "Q:" as in `zero_shot_thought`.
+_NEXT_EXAMPLE = re.compile(r"Question:|^\s*Q:", re.MULTILINE)
 
 
 def few_shot(shots: Sequence[Mapping[str, Any]], question: str, part: str) -> str:
@@ -163,6 +185,9 @@ def few_shot(shots: Sequence[Mapping[str, Any]], question: str, part: str) -> st
 
     `part` names what an example shows after its question: "answer", "reasoning" or "program".
     A program begins on a line of its own.
+
+    >>> few_shot([{"question": "1 + 1?", "answer": 2}], "2 + 3?", "answer")
+    'Question: 1 + 1?\\nAnswer: 2\\n\\nQuestion: 2 + 3?\\nAnswer:'
     """
     gap = "\n" if part == "program" else " "
     blocks = [f"Question: {shot['question']}\nAnswer:{gap}{shot[part]}".rstrip() for shot in shots]
@@ -170,8 +195,14 @@ def few_shot(shots: Sequence[Mapping[str, Any]], question: str, part: str) -> st
 
 
 def own_part(text: str) -> str:
-    """Return what a model wrote for the open question, without further examples it made up."""
-    return _NEXT_EXAMPLE.split(text.strip(), maxsplit=1)[0].strip()
+    """Return what a model wrote for the open question, without further examples it made up.
+
+    A blank line is not the end: a thought may have paragraphs.
+
+    >>> own_part(" 3 + 4 = 7.\\n\\nThe answer is 7.\\n\\nQuestion: And now?")
+    '3 + 4 = 7.\\n\\nThe answer is 7.'
+    """
+    return _NEXT_EXAMPLE.split(text, maxsplit=1)[0].strip()
 
 
 def stated_answer(text: str) -> str | None:
@@ -184,20 +215,28 @@ def stated_answer(text: str) -> str | None:
 
 
 def direct(question: str, shots: Sequence[Mapping[str, Any]], extract: Extract) -> Method:
-    """Ask for the answer alone: the baseline (Brown et al. 2020)."""
+    """Ask for the answer alone: the baseline (Brown et al. 2020).
+
+    >>> solve(direct("2 + 3?", [], int), lambda prompt: " 5").answer
+    5
+    """
     (text,) = yield [few_shot(shots, question, "answer")]
     said = own_part(text)
-    return ended(extract(said), [Step("answer", said)])
+    return ended(read(extract, said), [Step("answer", said)])
 
 
 def chain_of_thought(question: str, shots: Sequence[Mapping[str, Any]], extract: Extract) -> Method:
     """Show worked solutions, so that the model writes its own before the answer (Wei et al. 2022).
 
     The shots' "reasoning" ends with the answer, and so `extract` should look there.
+
+    >>> last = lambda text: int(text.split()[-1])
+    >>> solve(chain_of_thought("2 + 3?", [], last), lambda prompt: "2 + 3 = 5").answer
+    5
     """
     (text,) = yield [few_shot(shots, question, "reasoning")]
     said = own_part(text)
-    return ended(extract(said), [Step("thought", said)])
+    return ended(read(extract, said), [Step("thought", said)])
 
 
 def zero_shot_thought(
@@ -211,11 +250,15 @@ def zero_shot_thought(
     (thought,) = yield [opening]
     (text,) = yield [opening + thought.rstrip() + CONCLUDE]
     said = own_part(text)
-    return ended(extract(said), [Step("thought", thought.strip()), Step("answer", said)])
+    return ended(read(extract, said), [Step("thought", thought.strip()), Step("answer", said)])
 
 
 def majority(answers: Iterable[Hashable | None]) -> Any:
-    """Return the most frequent answer; None does not vote, and of equals the first one wins."""
+    """Return the most frequent answer; None does not vote, and of equals the first one wins.
+
+    >>> majority([12, 15, 12, None, 9]), majority([7, 5])
+    (12, 7)
+    """
     votes = Counter(answer for answer in answers if answer is not None)
     return max(votes, key=votes.__getitem__) if votes else None
 
@@ -226,12 +269,16 @@ def self_consistency(
     """Draw several chains of thought and take the majority of their answers (Wang et al. 2022).
 
     The same prompt is asked `samples` times: `generate` must sample, or all votes are one.
+
+    >>> votes = iter(["5", "6", "5"])
+    >>> solve(self_consistency("2 + 3?", [], int, samples=3), lambda prompt: next(votes)).answer
+    5
     """
     if samples < 1:
         raise ValueError(f"samples is {samples}; a vote takes at least one")
     texts = yield [few_shot(shots, question, "reasoning")] * samples
     said = [own_part(text) for text in texts]
-    answers = [extract(text) for text in said]
+    answers = [read(extract, text) for text in said]
     steps = [Step("vote", f"{text} → {answer}") for text, answer in zip(said, answers, strict=True)]
     return ended(majority(answers), steps)
 
@@ -242,28 +289,59 @@ def self_consistency(
 def program_of(text: str) -> str:
     """Return the program that a model wrote after "def solution():", the line included.
 
-    It ends before the first line that is not indented. Empty when there is no statement.
+    It ends where the function does by Python's own tokenizer: a comment, a bracket or a line of a
+    text may stand at the margin. Where that can't read the program, it ends before the first line
+    at the margin that is no comment. Empty when there is no statement.
+
+    >>> program_of("\\n    a = 3\\n# add\\n    return a + 4\\n\\nQuestion: And now?")
+    'def solution():\\n    a = 3\\n# add\\n    return a + 4\\n'
     """
-    lines = text.split("\n")
-    body = [lines[0]] if lines[0].strip() else []  # a statement on the line of the def
-    for line in lines[1:]:
-        if line.strip() and not line[0].isspace():
+    lines = (FUNCTION + text).split("\n")
+    try:
+        n_lines = _lines_of_function(lines)
+    except (tokenize.TokenError, SyntaxError, ValueError, SystemError):  # the last for "\0"
+        n_lines = _lines_to_the_margin(lines)
+    return "\n".join(lines[:n_lines]).rstrip() + "\n" if n_lines else ""
+
+
+def _lines_of_function(lines: list[str]) -> int:
+    """Count the lines up to the end of a function's last statement; 0 without a statement."""
+    source = io.StringIO("\n".join(lines))
+    depth, last, before, inside = 0, 0, "", False
+    for token in tokenize.generate_tokens(source.readline):
+        depth += (token.type == tokenize.INDENT) - (token.type == tokenize.DEDENT)
+        if token.type in (tokenize.NL, tokenize.COMMENT):
+            continue
+        if token.type != tokenize.NEWLINE and inside and depth == 0:
             break
-        body.append(line)
-    statements = [line for line in body if line.strip() and not line.strip().startswith("#")]
-    if not statements:
-        return ""
-    head = FUNCTION + body.pop(0) if lines[0].strip() else FUNCTION
-    return "\n".join([head, *body]).rstrip() + "\n"
+        if token.type == tokenize.NEWLINE and (depth or before != ":"):  # not a bare def
+            last = token.start[0]
+        inside = inside or token.type == tokenize.NEWLINE
+        before = token.string
+    return last
+
+
+def _lines_to_the_margin(lines: list[str]) -> int:
+    """Count the lines before one at the margin that is no comment; 0 without a statement."""
+    margin = (n for n, line in enumerate(lines) if n and re.match(r"[^\s#]", line))
+    end = next(margin, len(lines))
+    stated = any(re.match(r"\s*[^\s#]", line) for line in lines[1:end])
+    return end if stated or lines[0].strip() != FUNCTION else 0
 
 
 def as_number(value: Any) -> float | None:
-    """Return a program's value as a float; None for what is no finite number, truth values too."""
-    if isinstance(value, bool) or not isinstance(value, Real):
+    """Return a program's value as a float; None for what is no finite number, truth values too.
+
+    The sandbox offers fractions and decimals, so that a program may return those.
+
+    >>> as_number(Decimal("59.97")), as_number("59.97"), as_number(True)
+    (59.97, None, None)
+    """
+    if isinstance(value, bool) or not isinstance(value, (Real, Decimal)):
         return None
     try:
         number = float(value)
-    except OverflowError:
+    except (OverflowError, ValueError):  # a signalling NaN of decimal raises ValueError
         return None
     return number if math.isfinite(number) else None
 
@@ -273,7 +351,14 @@ def pal(question: str, shots: Sequence[Mapping[str, Any]], run: Run, repairs: in
 
     `run(program)` returns a result with `.ok`, `.value` and, as a text, its error. A program that
     fails, or returns no number, goes back to the model with its error, `repairs` times.
+
+    >>> from course_utils.prompting import sandbox
+    >>> run = lambda program: sandbox.run(program, entry="solution")
+    >>> solve(pal("2 + 3?", [], run), lambda prompt: "\\n    return 2 + 3").answer
+    5.0
     """
+    if repairs < 0:
+        raise ValueError(f"repairs is {repairs}; it must be 0 or more")
     prompt = few_shot(shots, question, "program") + f"\n{FUNCTION}"
     steps: list[Step] = []
     for attempt in range(repairs + 1):
@@ -302,7 +387,11 @@ def _run(program: str, run: Run) -> tuple[float | None, str]:
 def one_line(text: str, limit: int = 300) -> str:
     """Return a text on one line and cut to `limit` characters: how an observation is shown.
 
-    On one line, nothing in it can pass for a line that the model or another tool wrote.
+    On one line, nothing in it can pass for a line that the model or another tool wrote. Half a
+    character (a lone surrogate), which no tokenizer reads, becomes "?".
+
+    >>> one_line("a town\\nAction: finish[42]", limit=12)
+    'a town Acti…'
     """
-    text = " ".join(text.split())
+    text = " ".join(text.split()).encode("utf-8", "replace").decode()
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,18 +1,19 @@
-"""Retrieval for generation: chunk, index, search, fuse, assemble a context, score the result.
+"""Retrieval for generation: chunk, index, search, fuse. Notebook 12.
 
 BM25 stands here twice: `bm25_scores` reads like the formula, `BM25` is the inverted index that
 gives the same numbers fast. The dense side takes any `embed(texts) -> array`; `embedder` builds
 one from an encoder and its tokenizer by mean pooling. Everything works on plain sequences.
 
 Sources: Robertson & Zaragoza 2009 (BM25), Lù 2024 (scores computed when indexing), Reimers &
-Gurevych 2019 (mean pooling), Cormack et al. 2009 (reciprocal rank fusion), Järvelin & Kekäläinen
-2002 (nDCG).
+Gurevych 2019 (mean pooling), Cormack et al. 2009 (reciprocal rank fusion).
 """
 
 from __future__ import annotations
 
 import math
+import operator
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,11 @@ import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from course_utils.architectures.encoder import mean_pool
+from course_utils.prompting.words import WORD, counted_spans, pieces
+from course_utils.training import batches_by_length
 
 VARIANTS = ("lucene", "okapi")
 Embed = Callable[[Sequence[str]], Any]
@@ -64,14 +70,18 @@ def chunk_words(
 ) -> list[Passage]:
     """Cut a text into windows of `size` words, each sharing `overlap` words with the one before.
 
-    Words are runs without white space; the last window may be shorter. Empty text gives no
-    passage. Raises ValueError unless 0 <= overlap < size.
+    Words are runs without white space, and single characters where a script has no spaces (or a
+    run is too long for a word), so that an encoder reads each window whole; the last may be
+    shorter. Empty text gives no passage. Raises ValueError unless 0 <= overlap < size.
+
+    >>> [passage.text for passage in chunk_words("To be, or not to be", size=3, overlap=1)]
+    ['To be, or', 'or not to', 'to be']
     """
     if not 0 <= overlap < size:
         raise ValueError(
             f"overlap is {overlap} and size {size}; a window must advance, so 0 <= overlap < size"
         )
-    spans = [match.span() for match in re.finditer(r"\S+", text)]
+    spans = list(counted_spans(text))
     last_start = max(len(spans) - overlap, 1)  # later windows would repeat the overlap alone
     windows = [spans[at : at + size] for at in range(0, last_start, size - overlap) if spans]
     return [_passage(text, window[0][0], window[-1][1], source) for window in windows]
@@ -81,14 +91,17 @@ def chunk_blocks(text: str, *, size: int = 120, source: str = "") -> list[Passag
     """Pack whole blocks (parted by blank lines) into passages of at most `size` words.
 
     A play's speeches and a book's paragraphs are such blocks, so that a line stays with its
-    speaker. A block longer than `size` words is cut into windows of its own. Raises ValueError
-    for a size below one.
+    speaker. A block longer than `size` words (as `chunk_words` counts them) is cut into windows
+    of its own. Raises ValueError for a size below one.
+
+    >>> [passage.text for passage in chunk_blocks("FOX.\\nHello!\\n\\nHEN.\\nGo away now.", size=4)]
+    ['FOX.\\nHello!', 'HEN.\\nGo away now.']
     """
     if size < 1:
         raise ValueError(f"size is {size}; a passage holds at least one word")
     passages, held = [], []  # held: (start, end, words) of the blocks of the open passage
     for start, end in _blocks(text):
-        words = len(text[start:end].split())
+        words = sum(1 for _ in counted_spans(text[start:end]))
         if held and sum(block[2] for block in held) + words > size:
             passages.append(_passage(text, held[0][0], held[-1][1], source))
             held = []
@@ -119,15 +132,19 @@ def _passage(text: str, start: int, end: int, source: str) -> Passage:
     return Passage(text[start:end], source, start, end)
 
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-
-
 def tokenize(text: str, *, drop: Collection[str] = ()) -> list[str]:
     """Return the words of a text in lower case, apostrophes kept inside ("o'er"), `drop` left out.
 
-    Digits count as words; hyphens and underscores part them.
+    Digits count as words; hyphens and underscores part them. However "ô" or "ﬁ" is encoded, the
+    word is the same (Unicode's form NFKC). A run of Chinese, or of another script without spaces,
+    gives its characters and their pairs.
+
+    >>> tokenize("Who's there? 北京!")
+    ["who's", 'there', '北', '北京', '京']
     """
-    words = _WORD.findall(text.lower().replace("’", "'"))
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    found = WORD.findall(text.replace("’", "'").replace("\u00ad", ""))  # and no soft hyphens
+    words = [piece for word in found for piece in pieces(word)]
     return [word for word in words if word not in drop] if drop else words
 
 
@@ -154,6 +171,9 @@ def bm25_scores(
     average idf (Robertson & Zaragoza 2009, section 3; Trotman et al. 2014). A word that stands
     twice in the query counts twice. Raises ValueError for a corpus without words and for
     parameters out of range.
+
+    >>> [round(score, 6) for score in bm25_scores(["fox"], [["fox"], ["hen"]])]  # ln 2 / (1 + 1.5)
+    [0.277259, 0]
     """
     _check_corpus(documents, k1, b, variant)
     counts = [Counter(document) for document in documents]
@@ -171,7 +191,11 @@ def bm25_scores(
 
 
 def idf(containing: Mapping[Any, int], n_documents: int, variant: str) -> dict[Any, float]:
-    """Return each word's weight from the number of documents that contain it."""
+    """Return each word's weight from the number of documents that contain it.
+
+    >>> round(idf({"fox": 1}, 2, "lucene")["fox"], 6)  # ln(1 + 1.5 / 1.5)
+    0.693147
+    """
     odds = {word: (n_documents - n + 0.5) / (n + 0.5) for word, n in containing.items()}
     if variant == "lucene":
         return {word: math.log1p(value) for word, value in odds.items()}
@@ -259,6 +283,7 @@ def top_k(scores: np.ndarray, k: int, *, above: float = -math.inf) -> np.ndarray
 
     Fewer when fewer than k scores exist or exceed `above`. Raises ValueError for k below one.
     """
+    k = operator.index(k)  # an unsigned number of NumPy's has no negative
     if k < 1:
         raise ValueError(f"k is {k}; ask for at least one result")
     least = np.partition(scores, -k)[-k] if k < len(scores) else -math.inf
@@ -269,16 +294,6 @@ def top_k(scores: np.ndarray, k: int, *, above: float = -math.inf) -> np.ndarray
 # ── dense retrieval ───────────────────────────────────────────────────────────────────────────
 
 
-def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Average the vectors of real tokens: (B, T, D) and (B, T) → (B, D).
-
-    Padding (mask 0) does not count; a row of nothing but padding gives zeros. Source: Reimers &
-    Gurevych 2019, section 3.
-    """
-    weights = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
-    return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-
 def embedder(
     model: Callable, tokenizer: Callable, *, batch_size: int = 16, max_length: int = 256
 ) -> Embed:
@@ -286,36 +301,48 @@ def embedder(
 
     `model` and `tokenizer` follow the conventions of transformers (`last_hidden_state`,
     `input_ids`). Texts are encoded in order of their number of tokens, so that a batch holds
-    hardly any padding; longer ones are cut at `max_length` tokens.
+    hardly any padding; longer ones are cut at `max_length` tokens. `embed` raises ValueError for
+    no text at all, and for a text that is none.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least one")
 
     @torch.inference_mode()
     def embed(texts: Sequence[str]) -> np.ndarray:
-        if isinstance(texts, str):
-            raise ValueError("embed takes a list of texts; put the one text into a list")
-        if not len(texts):
-            raise ValueError("there is no text to embed; pass at least one")
+        _check_texts(texts)
         ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
-        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-        batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
+        batches = batches_by_length(list(map(len, ids)), batch_size)
         parts = [_encode(model, tokenizer, [ids[i] for i in batch]) for batch in batches]
         vectors = torch.empty(len(ids), parts[0].shape[1])
-        vectors[torch.tensor(order)] = torch.cat(parts)
+        vectors[torch.tensor(list(chain.from_iterable(batches)))] = torch.cat(parts)
         return vectors.numpy()
 
     return embed
 
 
+def _check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str):
+        raise ValueError("embed takes a list of texts; put the one text into a list")
+    if not len(texts):
+        raise ValueError("there is no text to embed; pass at least one")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"texts[{i}] is a {type(text).__name__}; embed takes texts")
+        if lone := re.search("[\ud800-\udfff]", text):
+            raise ValueError(
+                f"texts[{i}] holds half a character, {lone[0]!r}, at place {lone.start()}; decode "
+                "the text again from its bytes, or take the half out"
+            )
+
+
 def _encode(model: Any, tokenizer: Any, ids: list[list[int]]) -> Tensor:
     """Pad one batch of token ids, run the encoder, pool and normalize: (B, D) on the CPU."""
     device = getattr(model, "device", "cpu")
-    longest = max(map(len, ids))
     padding = getattr(tokenizer, "pad_token_id", None) or 0
-    padded = torch.tensor([row + [padding] * (longest - len(row)) for row in ids], device=device)
-    lengths = torch.tensor([len(row) for row in ids], device=device)
-    mask = (torch.arange(longest, device=device) < lengths[:, None]).long()  # (B, T)
+    rows = [torch.tensor(row) for row in ids]
+    padded = pad_sequence(rows, batch_first=True, padding_value=padding).to(device)  # (B, T)
+    ones = [torch.ones_like(row) for row in rows]
+    mask = pad_sequence(ones, batch_first=True).to(device)  # (B, T)
     hidden = model(input_ids=padded, attention_mask=mask).last_hidden_state  # (B, T, D)
     return torch.nn.functional.normalize(mean_pool(hidden, mask), dim=-1).float().cpu()
 
@@ -369,6 +396,9 @@ def reciprocal_rank_fusion(
     Only ranks count, so scores of different scales can be fused. Equal sums keep the order in
     which the items were first seen. Source: Cormack et al. 2009. Raises ValueError for a
     negative k, and for an item that stands twice in one ranking.
+
+    >>> reciprocal_rank_fusion([["a", "b"], ["b"]], k=3)  # 1/5 + 1/4, and 1/4
+    [('b', 0.45), ('a', 0.25)]
     """
     if k < 0:
         raise ValueError(f"k is {k}; it must not be negative (60 is customary)")

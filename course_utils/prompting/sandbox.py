@@ -1,4 +1,4 @@
-"""Run a program that a model wrote, in a process that can do nothing but compute and answer.
+"""Run a program that a model wrote, in a process that can only compute and answer. Notebook 11.
 
 `run(source)` starts a fresh interpreter (`sandbox_child`), which gives up files, network, other
 processes, its user and nearly all system calls before it parses the program, checks it against an
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import json
+import operator
 import os
 import selectors
 import signal
@@ -35,11 +36,16 @@ MODULES = tuple(sandbox_child.MODULES)
 MAX_SOURCE = 100_000
 
 
+# What a child is told, beside the two ends it answers to; `layers` and `load` (modules a program
+# may import without the language layer) change only where layers are tried one by one.
+_SETTINGS = dict(
+    entry="", seconds=2.0, memory_mb=256, output_limit=20_000, seed=0, layers=LAYERS, load=()
+)
 # -S -s -P: no site packages and nothing of the current folder; the environment is ours alone, and
 # a fixed hash seed makes the order of sets repeatable.
 _COMMAND = (
     "import sys; sys.path.append({folder!r}); import sandbox_child; sys.path.pop(); "
-    "sandbox_child.main(sys.argv[1:])"
+    "sandbox_child.main(sys.argv[1])"
 )
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONIOENCODING": "utf-8:backslashreplace"}
 _KEPT = ("LD_LIBRARY_PATH",)  # some interpreters do not start without it
@@ -107,36 +113,26 @@ def run(
             "with require='limits', or run on Linux with seccomp"
         )
     wall = 3 * seconds + 2 if wall_seconds is None else wall_seconds
-    return _run(source, entry or "", seconds, wall, memory_mb, output_limit, seed)
-
-
-def _run(
-    source: str,
-    entry: str = "",
-    seconds: float = 2.0,
-    wall: float = 8.0,
-    memory_mb: int = 256,
-    output_limit: int = 20_000,
-    seed: int = 0,
-    layers: tuple[str, ...] = LAYERS,
-    load: tuple[str, ...] = (),
-) -> Result:
-    """`run` with the layers in force by choice, so that each can be tested without the others."""
     _check_arguments(source, entry, seconds, wall, memory_mb, output_limit)
     if len(source) > MAX_SOURCE:
         message = f"the program has {len(source):,} characters; {MAX_SOURCE:,} are allowed"
         return Result(None, "", "Refused", message, None, 0.0, 0.0, ())
+    limits = dict(seconds=float(seconds), memory_mb=int(memory_mb), output_limit=int(output_limit))
+    return _run(source, wall, entry=entry or "", seed=operator.index(seed), **limits)
+
+
+def _run(source: str, wall: float = 8.0, **changed: Any) -> Result:
+    """Start a child with `_SETTINGS`, some of them changed, and say what became of it."""
+    settings = _SETTINGS | changed
     reading, writing = os.pipe()
-    settings = (writing, ",".join(layers), seconds, memory_mb, output_limit, seed)
     try:
-        child = _start([*map(str, settings), entry, ",".join(load), str(os.getpid())], writing)
+        child = _start({**settings, "answer": writing, "parent": os.getpid()})
     except OSError as error:
         os.close(reading)
         raise SandboxError(f"cannot start {sys.executable}: {error}") from error
     finally:
         os.close(writing)
-    text = source.encode("utf-8", "surrogatepass")
-    return _Watch(child, reading, text, wall, memory_mb, output_limit).result(seconds)
+    return _Watch(child, reading, source.encode("utf-8", "surrogatepass"), wall, settings).result()
 
 
 def _check_arguments(
@@ -148,7 +144,9 @@ def _check_arguments(
         raise ValueError(f"source is a {type(source).__name__}; it must be the program's text")
     if entry and (not entry.isidentifier() or entry.startswith("__")):
         raise ValueError(f"entry is {entry!r}; it must name a variable or function of the program")
-    limits = dict(seconds=seconds, wall_seconds=wall, output_limit=output_limit)
+    limits = dict(
+        seconds=seconds, wall_seconds=wall, output_limit=output_limit, memory_mb=memory_mb
+    )
     for name, value in limits.items():
         if not 0 < value < float("inf"):
             raise ValueError(f"{name} is {value}; it must be a positive number")
@@ -156,14 +154,14 @@ def _check_arguments(
         raise ValueError(f"memory_mb is {memory_mb}; the interpreter itself needs 64")
 
 
-def _start(arguments: list[str], answer: int) -> subprocess.Popen:
+def _start(settings: dict[str, Any]) -> subprocess.Popen:
     command = _COMMAND.format(folder=os.path.dirname(sandbox_child.__file__))
     return subprocess.Popen(
-        [sys.executable, "-S", "-s", "-P", "-c", command, *arguments],
+        [sys.executable, "-S", "-s", "-P", "-c", command, json.dumps(settings)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        pass_fds=(answer,),
+        pass_fds=(settings["answer"],),
         env=_ENVIRONMENT | {name: os.environ[name] for name in _KEPT if name in os.environ},
         cwd="/",
         start_new_session=True,  # one group, so that one signal ends it all
@@ -179,30 +177,26 @@ class _Watch:
         reading: int,
         text: bytes,
         wall: float,
-        memory_mb: int,
-        output_limit: int,
+        settings: dict[str, Any],
     ) -> None:
         self.child, self.reading, self.text = child, reading, text
-        self.memory_mb, self.output_limit = memory_mb, output_limit
-        self.wall, self.started = wall, time.monotonic()
+        self.wall, self.started, self.settings = wall, time.monotonic(), settings
         self.output, self.answer = bytearray(), bytearray()
+        self.output_limit: int = settings["output_limit"]
         self.stopped: tuple[str, str] | None = None
 
-    def result(self, seconds: float) -> Result:
+    def result(self) -> Result:
         """Wait for the child and say what became of it; it is dead afterwards in any case."""
         try:
             self._collect()
         finally:
             status, usage = self._end()
-        fields = self._fields(status, usage.ru_utime + usage.ru_stime, seconds)
-        output = bytes(self.output[: self.output_limit]).decode("utf-8", "replace")
-        held = tuple(str(fields.pop("held", "")).split(","))
+        cpu = usage.ru_utime + usage.ru_stime
         return Result(
-            **fields,
-            output=output,
+            **self._fields(status, cpu),
+            output=bytes(self.output[: self.output_limit]).decode("utf-8", "replace"),
             seconds=time.monotonic() - self.started,
-            cpu_seconds=usage.ru_utime + usage.ru_stime,
-            held=held if held != ("",) else (),
+            cpu_seconds=cpu,
         )
 
     def _collect(self) -> None:
@@ -260,8 +254,8 @@ class _Watch:
     def _watches(self) -> bool:
         if _KERNEL_BOUNDS_MEMORY:
             return False
-        if _resident_mb(self.child.pid) > self.memory_mb:
-            self.stopped = "MemoryLimit", f"it held more than {self.memory_mb} MB"
+        if _resident_mb(self.child.pid) > self.settings["memory_mb"]:
+            self.stopped = "MemoryLimit", f"it held more than {self.settings['memory_mb']} MB"
         return True
 
     def _end(self) -> tuple[int, Any]:
@@ -277,25 +271,18 @@ class _Watch:
         os.close(self.reading)
         return self.child.returncode, usage
 
-    def _fields(self, status: int, cpu: float, seconds: float) -> dict[str, Any]:
-        fields = {"value": None, "error": None, "message": "", "line": None}
-        if self.stopped:
-            return {**fields, "error": self.stopped[0], "message": self.stopped[1]}
+    def _fields(self, status: int, cpu: float) -> dict[str, Any]:
         line, complete, _ = bytes(self.answer).partition(b"\n")
-        if not complete:
-            error, message = _cause_of_death(status, cpu, seconds)
-            return {**fields, "error": error, "message": message}
-        try:
-            return {**fields, **_read_answer(line)}
-        except (
-            ValueError,
-            TypeError,
-            ArithmeticError,
-            RecursionError,
-            LookupError,
-            AttributeError,
-        ):
-            return {**fields, "error": "Crashed", "message": "it sent an answer that is none"}
+        if self.stopped:
+            error, message = self.stopped
+        elif not complete:
+            error, message = _cause_of_death(status, cpu, self.settings["seconds"])
+        else:
+            try:
+                return _read_answer(line)
+            except Exception:  # it may be forged in any way
+                error, message = "Crashed", "it sent an answer that is none"
+        return {"value": None, "error": error, "message": message, "line": None, "held": ()}
 
 
 def _cause_of_death(status: int, cpu: float, seconds: float) -> tuple[str, str]:
@@ -334,13 +321,13 @@ _READERS = {
 def _read_answer(line: bytes) -> dict[str, Any]:
     """Return the fields of an answer; every part of it may be forged, so each is converted."""
     answer = json.loads(line)
-    at = answer.get("line")
+    at, held = answer.get("line"), str(answer.get("held", "")).split(",")
     return {
         "value": _decode(answer["value"]),
         "error": None if answer.get("error") is None else _clean(str(answer["error"]))[:100],
         "message": _clean(str(answer.get("message", ""))),
         "line": at if isinstance(at, int) else None,
-        "held": _clean(str(answer.get("held", ""))),
+        "held": tuple(name for name in LAYERS if name in held),
     }
 
 
@@ -389,6 +376,7 @@ found
 """
 
 
+_PROBE_WALL = 20.0  # seconds in which a loaded machine, too, computes for 0.2
 _PROBE_MODULES = ("ctypes", "mmap", "os", "signal", "socket", "subprocess", "threading")
 
 
@@ -440,7 +428,7 @@ def guarantees() -> Guarantees:
 
 
 def _probe_limits(layers: tuple[str, ...]) -> Iterator[tuple[str, bool]]:
-    spin = _run("while True: pass", seconds=0.2, wall=20.0, layers=layers)
+    spin = _run("while True: pass", _PROBE_WALL, seconds=0.2, layers=layers)
     yield "use more processor time than allowed", "processor" in spin.message
     fill = _run("len(bytearray(2 * 10**8))", memory_mb=128, layers=layers)
     yield "use more memory than allowed", fill.error == "MemoryLimit"

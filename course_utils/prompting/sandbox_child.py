@@ -345,19 +345,17 @@ def forbid_events(report: Callable[..., None]) -> Callable[[], None]:
     return lambda: over.append(True)
 
 
-def lock_up(
-    layers: set[str], seconds: float, memory_mb: int, answer: int, parent: int
-) -> list[str]:
+def lock_up(how: dict[str, Any]) -> list[str]:
     """Give up everything but memory, standard output and the answer; return what took effect."""
     libc = _load_what_locking_needs()
     steps: list[tuple[str, Callable[[], None]]] = [
         ("user", drop_user),
         ("namespaces", lambda: leave_namespaces(libc)),
-        ("limits", lambda: limit(seconds, memory_mb)),
-        ("parent", lambda: die_with_parent(libc, parent)),
-        ("seccomp", lambda: filter_calls(libc, (1, answer))),
+        ("limits", lambda: limit(how["seconds"], how["memory_mb"])),
+        ("parent", lambda: die_with_parent(libc, how["parent"])),
+        ("seccomp", lambda: filter_calls(libc, (1, how["answer"]))),
     ]
-    return [name for name, step in steps if name in layers and _attempt(step) is not False]
+    return [name for name, step in steps if name in how["layers"] and _attempt(step) is not False]
 
 
 def _load_what_locking_needs() -> Any:
@@ -481,39 +479,38 @@ def reporter(descriptor: int) -> Callable[..., None]:
 # ── running ───────────────────────────────────────────────────────────────────────────────────
 
 
-def main(arguments: list[str]) -> None:
-    """Run the program that stands on standard input.
-
-    Arguments: answer descriptor, layers, CPU seconds, megabytes, characters, seed, entry,
-    modules to load (for tests without the language layer), the parent's process id.
-    """
-    answer, layers = int(arguments[0]), set(arguments[1].split(","))
-    seconds, memory_mb, room = float(arguments[2]), int(arguments[3]), int(arguments[4])
-    report = reporter(answer)
+def main(told: str) -> None:
+    """Run the program that stands on standard input, with the settings `told` as JSON."""
+    how = _read_settings(told)
+    report = reporter(how["answer"])
     text = _read_all(0)
-    modules = _load_modules(text, int(arguments[5]))
-    for name in filter(None, arguments[7].split(",")):
+    modules = _load_modules(text, how["seed"])
+    for name in how["load"]:
         __import__(name)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    held = lock_up(layers, seconds, memory_mb, answer, int(arguments[8]))
-    state = {"held": ",".join(held)}
-    watch_ends = _nothing
+    held = ",".join(lock_up(how))
+    watch_ends = None
     try:
-        checked = modules if "language" in layers else None
-        program = prepare(text, checked)
-        if "audit" in layers:
-            watch_ends = forbid_events(lambda **fields: report(**fields, **state))
-        namespace = program()
-        report(value=_value(namespace, arguments[6], room), **state)
+        program = prepare(text, modules if "language" in how["layers"] else None)
+        if "audit" in how["layers"]:  # not before: parsing is an event too
+            watch_ends = forbid_events(lambda **fields: report(**fields, held=held))
+        report(value=_value(program(), how["entry"], how["output_limit"]), held=held)
     except BaseException as error:
-        watch_ends()
+        if watch_ends:
+            watch_ends()
         fields = describe(error)
         del error
-        report(**fields, **state)
+        report(**fields, held=held)
 
 
-def _nothing() -> None:
-    pass
+def _read_settings(told: str) -> dict[str, Any]:
+    """Read JSON without the module `json`, whose imports would double the time a start takes."""
+    from _json import make_scanner
+
+    how = _Module("how")
+    plain = dict(strict=True, object_hook=None, object_pairs_hook=None, memo={})
+    vars(how).update(plain, parse_float=float, parse_int=int, parse_constant=float)
+    return make_scanner(how)(told, 0)[0]
 
 
 def _read_all(descriptor: int) -> bytes:

@@ -1,7 +1,8 @@
-"""The question sets that the course authored, each with a card in data/."""
+"""The question sets that the course authored, each with a card in data/. Notebooks 11 and 12."""
 
 from __future__ import annotations
 
+import json
 from typing import Any, NamedTuple
 
 from course_utils.assets.catalogue import AssetError, data_folder
@@ -41,8 +42,6 @@ def load_shakespeare_questions(split: str = "test") -> list[PlayQuestion]:
 
     Raises ValueError for another split. Their card is data/shakespeare_questions/README.md.
     """
-    import json
-
     rows = _authored("shakespeare_questions", split, splits=QUESTION_SPLITS)
     file = data_folder() / "shakespeare_questions" / "choices.json"
     choices = json.loads(file.read_text(encoding="utf-8"))
@@ -61,13 +60,12 @@ def _authored(
     name: str, split: str, suffix: str = "", splits: tuple[str, ...] = AUTHORED_SPLITS
 ) -> list[dict[str, Any]]:
     """Return the rows of one split of a set that the course authored: data/<name>/README.md."""
-    import json
-
     if split not in splits:
         raise ValueError(f"split is {split!r}; it must be one of {', '.join(splits)}")
     file = data_folder() / name / f"{split}{suffix}.jsonl"
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): it takes some signs that JSON allows in a text for a line's end.
+        lines = file.read_text(encoding="utf-8").rstrip("\n").split("\n")
     except OSError as error:
         raise AssetError(
             f"{file} cannot be read ({error.strerror}); restore data/{name}"

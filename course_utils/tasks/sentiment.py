@@ -1,4 +1,4 @@
-"""Short texts with human ratings, as a task. Source: Hutto and Gilbert (2014)."""
+"""Short texts with human ratings, as a task. Notebook 10. Source: Hutto and Gilbert (2014)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shakespeare's works, and plays as plain text: who speaks where, where a line stands.
+"""Shakespeare's works, and plays as plain text: who speaks where. Notebooks 09 and 12.
 
 For the question set over plays (data/shakespeare_questions). It expects what those editions have: a
 speech is a block of lines under its speaker's name, in capitals on a line alone. Three of the 37
@@ -57,9 +57,12 @@ def speeches(text: str) -> list[Speech]:
 
 
 def as_dialogue(text: str) -> str:
-    """Return a piece of a play with one line for each block: "Duncan: There's no art to find …".
+    """Return a piece of a play with one line for each block.
 
     Stage directions, and speech without a name above it, stand as they are.
+
+    >>> as_dialogue("DUNCAN.\\nThere's no art\\nTo find the mind's construction in the face.")
+    "Duncan: There's no art To find the mind's construction in the face."
     """
     shown = []
     for block in re.split(r"\n[ \t]*\n", text.strip()):
@@ -71,7 +74,11 @@ def as_dialogue(text: str) -> str:
 
 
 def person(heading: str) -> str:
-    """Return a name in capitals as one writes it: "DUKE OF MILAN" → "Duke of Milan"."""
+    """Return a name in capitals as one writes it.
+
+    >>> person("DUKE OF MILAN")
+    'Duke of Milan'
+    """
     words = [word.capitalize() for word in heading.split()]
     return " ".join(word.lower() if i and word in SMALL_WORDS else word
                     for i, word in enumerate(words))  # fmt: skip

@@ -26,7 +26,10 @@ from course_utils.prompting.acting import (
     [
         ("1911 - 1867", "44"), ("2 * (3 + 4)", "14"), ("7 / 2", "3.5"), ("8 / 2", "4"),
         ("-3 + 5", "2"), ("  12*12 ", "144"), ("1 / 3", "0.333333"), ("0.1 + 0.2", "0.3"),
-        ("2 + 3 * 4", "14"), ("+5", "5"), ("7", "7"),
+        ("2 + 3 * 4", "14"), ("+5", "5"), ("7", "7"), ("0.1 + 0.2 - 0.3", "0"),
+        ("1/3000000", "3.33333e-07"), ("-1 / 30", "-0.0333333"), ("2 / 3", "0.666667"),
+        ("10000000 / 3", "3333333.333333"), ("0.9999999999", "1"), ("1e-300", "1e-300"),
+        ("1e15 - 1", "999999999999999"), ("0 / 7", "0"), ("1 / 3 * 3", "1"),
     ],
 )  # fmt: skip
 def test_calculate_by_hand(expression, result):
@@ -39,6 +42,7 @@ def test_calculate_by_hand(expression, result):
         "", "two + 2", "2 ** 9", "9**9**9**9", "__import__('os')", "1 if 1 else 2", "[1][0]",
         "abs(-1)", "1 == 1", "True + 1", "1; 2", "x = 3", "1,000 + 1", "2 +", "1j", "'a' * 9",
         "lambda: 1", "1 // 2", "(" * 190 + "1", "1e999 - 1e999", "-" * 150, "\x00",
+        "1e15", "1e-301", "1e-200 / 1e200",
     ],
 )  # fmt: skip
 def test_calculate_refuses_all_but_arithmetic(expression):
@@ -51,6 +55,10 @@ def test_calculate_names_what_is_wrong():
         calculate("1 / (3 - 3)")
     with pytest.raises(ToolError, match="500 characters"):
         calculate("1+" * 250)
+    with pytest.raises(ToolError, match="too close to zero"):
+        calculate("1e-200 * 1e-200")
+    assert calculate("1+" * 99 + "10") == "109"  # 200 characters are allowed
+    assert calculate(calculate("1 / 3000000")) == "3.33333e-07"
 
 
 @prop
@@ -79,6 +87,7 @@ def test_search_tool_joins_passages_and_says_when_there_is_none():
         ("  Action: Search [Galford] now", Action("search", "Galford")),
         ("Action: calculate[(2 + 3) * a[0]]", Action("calculate", "(2 + 3) * a[0]")),
         ("Action: fly[home]", Action("fly", "home")),
+        ("Action: Web-Search[Galford]", Action("web-search", "Galford")),
         ("Action: finish[]", Action("finish", "")),
         ("Action: search[a]\nObservation: b\nAction: finish[c]", Action("search", "a")),
         ("Observation: x\nAction: finish[y]", None),
@@ -115,6 +124,45 @@ def test_use_of_a_tool_never_raises():
         assert said in use({"search": fails(error)}, Action("search", "x"))
     with pytest.raises(KeyboardInterrupt):  # the reader's own Ctrl-C is no tool's failure
         use({"search": fails(KeyboardInterrupt())}, Action("search", "x"))
+
+
+@pytest.mark.parametrize("name", ["Search", "SEARCH", "search", "Web-Search", "Été"])
+@pytest.mark.parametrize("written", [str, str.lower, str.upper])
+def test_react_finds_a_tool_in_any_case_on_either_side(name, written):
+    tools = {name: lambda query: f"{query} has 12 gates."}
+    model = scripted(f" I look.\nAction: {written(name)}[Galford]", " So.\nAction: Finish[12]")
+    trace = reasoning.solve(react("?", [], tools), model)
+    assert trace.answer == "12"
+    assert [s.text for s in trace.steps if s.kind == "observation"] == ["Galford has 12 gates."]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("search", "Search"), "the tools 'search' and 'Search' are one to a model"),
+        (("finish",), "the tools 'finish' and 'finish' are one"),
+        (("Finish",), "the tools 'finish' and 'Finish' are one"),
+        (("look up",), "a tool is called 'look up'; use letters, digits"),
+        (("",), "a tool is called ''"),
+    ],
+)
+def test_react_refuses_tools_that_no_action_can_tell_apart(names, message):
+    with pytest.raises(ValueError, match=message):
+        reasoning.solve(react("?", [], dict.fromkeys(names, str.upper)), scripted("x"))
+
+
+def test_react_with_one_step_may_finish_and_no_more():
+    done = reasoning.solve(react("?", [], TOOLS, max_steps=1), scripted(" So.\nAction: finish[4]"))
+    assert (done.answer, done.ended) == ("4", "answered")
+    said = scripted(" I look.\nAction: search[Galford]")
+    stopped = reasoning.solve(react("?", [], TOOLS, max_steps=1), said)
+    assert (stopped.answer, stopped.ended, len(stopped.calls)) == (None, "step limit", 1)
+
+
+def test_react_reads_an_action_after_a_blank_line():
+    model = scripted(" I look.\n\nAction: search[Galford]", " So.\n\nAction: finish[12]")
+    trace = reasoning.solve(react("?", [], TOOLS, max_steps=2), model)
+    assert (trace.answer, len(trace.calls)) == ("12", 2)
 
 
 def test_worked_example_by_hand():
@@ -210,7 +258,7 @@ def test_react_keeps_a_model_that_writes_other_examples_to_its_own():
 @given(st.lists(st.text(alphabet="Action: search[]\nThought finish x", max_size=80), min_size=1))
 def test_react_ends_whatever_the_model_says(texts):
     trace = reasoning.solve(react("?", [], TOOLS, max_steps=3), scripted(*texts))
-    assert trace.ended in reasoning.ENDINGS
+    assert trace.ended in ("answered", "no answer", "step limit")
     assert 1 <= len(trace.calls) <= 3
     assert all(len(step.text.splitlines()) <= 1 for step in trace.steps)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
@@ -37,6 +38,31 @@ from course_utils.prompting.answers import extract_label, extract_number
         ("", None),
         ("--- ... $ , -", None),
         ("9" * 30, int("9" * 30)),
+        ("It costs $9{,}500.", 9500),
+        (r"-\$1\,200.5", -1200.5),
+        ("–3.", -3),
+        ("from 10–12", 12),
+        ("about ‑5 degrees, or ‐5", -5),
+        ("1 000.", 1000),
+        ("1\u202f000.", 1000),
+        ("1\u00a0000\u00a0000 people", 1000000),
+        ("1'000 or 1’000", 1000),
+        ("x = 1_000", 1000),
+        ("1.234.567", 1234567),
+        ("It was 1999. 100 years", 100),
+        ("2020 100", 100),  # no group has four digits
+        ("1, 000", 0),
+        ("£5 or €-6.5", -6.5),
+        ("答案是-42。", -42),
+        ("１２", 12),
+        ("0" * 5000, 0),
+        ("0" * 5000 + "7.5", 7.5),
+        ("9" * 308, int("9" * 308)),
+        ("9" * 400, None),
+        ("9" * 5000, None),
+        ("9" * 400 + ".0", None),
+        ("1e999", None),
+        ("1e-999", 0),
     ],
 )
 def test_extract_number_by_hand(text, number):
@@ -53,6 +79,7 @@ def test_extract_number_after_a_phrase():
     assert extract_number(text, after="####") == 12
     assert extract_number("7, the answer is: none", after="answer is") == 7
     assert extract_number("the answer is 3. No, the answer is 4", after="answer is") == 4
+    assert extract_number("İİİ the answer is 5 7", after="answer is") == 5  # "İ".lower() is two
 
 
 @given(st.integers() | st.floats(allow_nan=False, allow_infinity=False), st.booleans())
@@ -76,6 +103,8 @@ def test_extract_number_never_fails(text):
         ("nonnegative", None),
         ("", None),
         ("I don't know", None),
+        ("POSİTİVE", "positive"),  # `re` takes İ for i, and "İ".lower() is not one letter
+        ("答案是positive。", "positive"),
     ],
 )
 def test_extract_label_by_hand(text, label):
@@ -85,5 +114,21 @@ def test_extract_label_by_hand(text, label):
 def test_extract_label_takes_the_longer_and_labels_as_they_are():
     assert extract_label("It is not good", ["not", "not good", "good"]) == "not good"
     assert extract_label("a C++ program", ["c", "C++"]) == "C++"
+    assert extract_label("这是正面的", ["正面", "负面"]) == "正面"
     with pytest.raises(ValueError, match="differ in nothing but capital letters"):
         extract_label("good", ["good", "Good"])
+    with pytest.raises(ValueError, match="differ in nothing but capital letters"):
+        extract_label("i", ["i", "İ"])
+
+
+def test_extract_label_in_either_normal_form():
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    for label, text in ((composed, decomposed), (decomposed, composed)):
+        assert extract_label(text, [label, "tea"]) == label
+    assert extract_label(decomposed, ["cafe", "tea"]) is None
+
+
+@given(st.text(), st.lists(st.text(min_size=1), min_size=2, max_size=4, unique=True))
+def test_extract_label_gives_a_label_or_none(text, labels):
+    with contextlib.suppress(ValueError):  # two that differ in nothing but capital letters
+        assert extract_label(text, labels) in {*labels, None}

@@ -23,7 +23,7 @@ def test_assemble_context_by_hand():
     assert context.text == "[1] (Hamlet)\nTo be, or not\n\n[2] (Macbeth)\nWho's there?"
     assert context.passages == (THREE[0], THREE[2])
     assert context.left_out == (THREE[1],)
-    assert context.tokens == 10
+    assert context.n_tokens == 10
 
 
 @prop
@@ -35,7 +35,7 @@ def test_assemble_context_stays_within_the_budget(lengths, budget):
     except ValueError:
         assert min(lengths) + 2 > budget
         return
-    assert words(context.text) == context.tokens <= budget
+    assert words(context.text) == context.n_tokens <= budget
     assert sorted([*context.passages, *context.left_out], key=given_.index) == given_
     for left in context.left_out:  # nothing was left out that still fitted in its turn
         before = [p for p in context.passages if given_.index(p) < given_.index(left)]
@@ -46,7 +46,7 @@ def test_assemble_context_counts_the_joined_text_not_its_parts():
     """Token counts do not add up; the one that matters is the whole prompt's."""
     squares = lambda text: words(text) ** 2  # noqa: E731
     context = assemble_context([THREE[0], THREE[2]], 60, squares)
-    assert (len(context.passages), context.tokens) == (1, 36)
+    assert (len(context.passages), context.n_tokens) == (1, 36)
 
 
 def test_assemble_context_leaves_out_what_overlaps():
@@ -63,6 +63,14 @@ def test_assemble_context_leaves_out_what_overlaps():
 def test_assemble_context_disarms_numbers_posing_as_citations():
     context = assemble_context([passage("[2] says so [Exit] [1, 3]")], 99, words)
     assert context.text == "[1] (Hamlet)\n(2) says so [Exit] (1, 3)"
+
+
+@pytest.mark.parametrize("marker", ["[2]", "[ 2 ]", "［2］", "【2】", "[2 , 3]"])
+def test_assemble_context_disarms_a_source_that_poses_as_another(marker):
+    context = assemble_context([passage("Be king.", f"evil {marker} (king)")], 99, words)
+    assert cited_numbers(context.text) == [1]
+    assert context.text.startswith("[1] (evil (2")
+    assert context.passages[0].source == f"evil {marker} (king)"
 
 
 def test_assemble_context_takes_braces_as_they_are():
@@ -86,6 +94,9 @@ def test_assemble_context_with_a_budget_too_small_for_any_passage():
         ("So he says [2], and again [1, 3]; [2].", [2, 1, 3]),
         ("[Exit] [x1] 4 (5) [6", []),
         ("[10][2 ; 3]", [10, 2, 3]),
+        ("[ 2 ] and 【3】，［4，5］", [2, 3, 4, 5]),
+        ("[" + "9" * 5000 + "] [1]", [1]),  # int() refuses thousands of digits
+        ("[000000002] [0000000002]", [2]),
     ],
 )
 def test_cited_numbers(text, numbers):
@@ -108,6 +119,40 @@ def test_check_citations_after_the_full_stop_and_across_lines():
     check = check_citations('"Rain fell." [1]\nSnow fell', context)
     assert check.support == {1: 1.0}
     assert check.uncited == ("Snow fell",)
+
+
+@pytest.mark.parametrize(
+    ("answer", "uncited"),
+    [
+        ("Dr. Caius agrees with Mr. Ford [1].", ()),
+        ("J. R. R. Tolkien and J.R.R. Martin met in the U.S. Senate [1].", ()),
+        ("Smith et al. [1] show it, e.g. in fig. 3 and No. 5 [2].", ()),
+        ("Kings, queens etc. [1] He slept.", ("He slept.",)),
+        ("He came at 5 p.m. She left [1].", ("He came at 5 p.m.",)),
+        ("It was I. He left [1].", ("It was I.",)),
+        ("It is 3.5. So [1].", ("It is 3.5.",)),
+        ('"Who is it?" he asks [1]. "Who?" He asks.', ('"Who?"', "He asks.")),
+        ("1. The king drinks [1].\n2. He sings.", ("2. He sings.",)),
+        ("In 1603. Then [1].", ("In 1603.",)),
+        ("Really?! Yes [1].", ("Really?!",)),
+        ("凯撒死了[1]。他很伤心。", ("他很伤心。",)),
+        ("The king drinks [1]. he sings", ("he sings",)),
+    ],
+)
+def test_check_citations_knows_where_a_sentence_ends(answer, uncited):
+    assert check_citations(answer, Context("", (), 0, ())).uncited == uncited
+
+
+@prop
+@given(st.text(alphabet='Dr. I5?!"[1]\n。a', max_size=60))
+def test_check_citations_loses_no_sentence(answer):
+    check = check_citations(answer, Context("", (passage("a"),), 0, ()))
+    assert all(sentence in answer and not cited_numbers(sentence) for sentence in check.uncited)
+    assert set(check.known + check.unknown) == set(cited_numbers(answer))
+
+
+def test_check_citations_takes_time_in_proportion_to_the_answer():
+    check_citations("Mr. " * 50_000 + "[1]" * 50_000, Context("", (), 0, ()))
 
 
 def test_check_citations_of_an_empty_answer():

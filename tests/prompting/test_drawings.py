@@ -14,6 +14,12 @@ def test_pipeline_is_one_picture(shown):
     assert is_picture(shown[0])
 
 
+def test_trace_with_half_a_character_can_be_shown(shown):
+    drawings.show_trace(Trace("\ud83d", "answered", (Step("thought", "a\udc00"),)), title="t")
+    for text in shown[0].values():
+        text.encode()
+
+
 def test_trace_masks_all_that_a_model_wrote(shown):
     steps = (Step("thought", "I look <b>⟨here⟩</b>."), Step("action", "search[x]"))
     drawings.show_trace(Trace("42", "answered", steps), title="One question & its steps")

@@ -18,7 +18,7 @@ from course_utils.prompting.labels import (
     predict,
     score_labels,
 )
-from course_utils.prompting.prompts import label_endings, plain_prompt
+from course_utils.prompting.prompts import Template
 
 
 def by_length(prompts, endings):
@@ -101,7 +101,9 @@ def test_calibrate_makes_the_content_free_input_even(prior):
     [
         ([[0.5, 0.5]], [0.2, 0.3, 0.5], r"\(1, 2\) and content_free \(3,\)"),
         ([[0.5, 0.5]], [[0.5, 0.5]], r"they must be \(N, L\) and \(L,\)"),
-        ([[0.5, 0.5]], [1.0, 0.0], "each label needs more than 0"),
+        ([[0.5, 0.5]], [1.0, 0.0], "each label needs a number above 0"),
+        ([[0.5, 0.5]], [1.0, math.nan], "each label needs a number above 0"),
+        ([[0.5, 0.5]], [1.0, math.inf], "each label needs a number above 0"),
     ],
 )
 def test_calibrate_bad_input(probabilities, content_free, message):
@@ -126,8 +128,9 @@ def test_score_labels_equal_the_models_logits(smollm2):
     from course_utils.engines import load_engine
 
     model, tokenizer = smollm2
-    prompts = [plain_prompt(text, SHOTS) for text in ("What a day!", "I hate Mondays")]
-    endings = label_endings(LABELS)
+    template = Template("Text: {text}\nSentiment: {label}")
+    prompts = [template.prompt(text, SHOTS) for text in ("What a day!", "I hate Mondays")]
+    endings = template.endings(LABELS)
     with load_engine("transformers", model, tokenizer=tokenizer) as engine:
         ours = score_labels(prompts, endings, engine.logprobs)
     tokens = [tokenizer(ending).input_ids for ending in endings]

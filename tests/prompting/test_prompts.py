@@ -16,14 +16,13 @@ from course_utils.prompting.answers import extract_label
 from course_utils.prompting.labels import predict
 from course_utils.prompting.prompts import (
     Shot,
+    Template,
     balanced_shots,
     chat_prompt,
     different_orders,
     fill,
     fit_budget,
-    label_endings,
     nearest_shots,
-    plain_prompt,
     random_shots,
 )
 from course_utils.prompting.retrieval import DenseIndex
@@ -54,39 +53,45 @@ def test_fill_with_other_fields(template, fields, message):
         fill(template, **fields)
 
 
-def test_plain_prompt_by_hand():
-    got = plain_prompt("fine", SHOTS, template="T: {text}\nS: {label}", instruction="Judge.")
+def test_template_prompt_by_hand():
+    got = Template("T: {text}\nS: {label}").prompt("fine", SHOTS, instruction="Judge.")
     assert got == "Judge.\n\nT: lovely\nS: positive\n\nT: awful\nS: negative\n\nT: fine\nS:"
 
 
-def test_plain_prompt_without_shots_and_instruction():
-    assert plain_prompt("fine", template='"{text}" is {label}') == '"fine" is'
+def test_template_prompt_without_shots_and_instruction():
+    assert Template('"{text}" is {label}').prompt("fine") == '"fine" is'
 
 
 @given(no_braces, no_braces)
-def test_plain_prompt_and_label_endings_join_to_the_filled_template(text, label):
-    template = "Review: {text} => {label}"
-    (ending, _) = label_endings([label, label + "x"], template=template)
-    got = plain_prompt(text, template=template) + ending
-    assert got == fill(template, text=text, label=label)
+def test_template_prompt_and_endings_join_to_the_filled_form(text, label):
+    template = Template("Review: {text} => {label}")
+    (ending, _) = template.endings([label, label + "x"])
+    assert template.prompt(text) + ending == fill(template.form, text=text, label=label)
 
 
-def test_label_endings_by_hand():
-    assert label_endings(LABELS, template="{text}: {label}") == [" positive", " negative"]
-    assert label_endings(LABELS, template="{text}\n{label}") == LABELS
+def test_template_endings_by_hand():
+    assert Template("{text}: {label}").endings(LABELS) == [" positive", " negative"]
+    assert Template("{text}\n{label}").endings(LABELS) == LABELS
 
 
-@pytest.mark.parametrize("template", ["{text}", "{label}: {text}", "{text} {label}."])
-def test_plain_prompt_and_label_endings_want_the_label_last(template):
+@pytest.mark.parametrize("form", ["", "{text}", "{label}: {text}", "{text} {label}.",
+                                  "{text} {label} {label}"])  # fmt: skip
+def test_template_wants_the_label_last(form):
     with pytest.raises(ValueError, match=r"must end with \{label\}"):
-        plain_prompt("a", template=template)
-    with pytest.raises(ValueError, match=r"must end with \{label\}"):
-        label_endings(LABELS, template=template)
+        Template(form)
 
 
-def test_plain_prompt_wants_a_place_for_the_text():
-    with pytest.raises(ValueError, match=r"field \{text\} is not in the template"):
-        plain_prompt("a", template="Label: {label}")
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ("Label: {label}", r"field \{text\} is not in the template"),
+        ("{texts} {label}", r"field \{text\} is not in the template"),
+        ("{language}: {text} {label}", r"field \{language\} is not given"),
+    ],
+)
+def test_template_wants_a_place_for_the_text_and_no_other_field(form, message):
+    with pytest.raises(ValueError, match=message):
+        Template(form)
 
 
 def test_chat_prompt_by_hand():
@@ -214,6 +219,16 @@ def test_different_orders_are_different_and_of_the_same_shots():
     assert sorted(map(tuple, orders)) == sorted(itertools.permutations(shots))
 
 
+def test_different_orders_of_one_and_of_all():
+    assert different_orders(POOL[:3], 1, seed=0) == [POOL[:3]]
+    assert len(different_orders([POOL[0], POOL[0], POOL[1]], 3, seed=0)) == 3
+
+
+def test_balanced_shots_of_all_there_are():
+    pool = [*POOL[:2], Shot("one more", "positive"), POOL[3]]
+    assert sorted(balanced_shots(pool, 4, labels=LABELS, seed=0)) == sorted(pool)
+
+
 def test_different_orders_beyond_what_there_is():
     assert different_orders([], 1, seed=0) == [[]]
     with pytest.raises(ValueError, match="7 orders are asked for, and these shots have 6"):
@@ -235,7 +250,7 @@ def test_different_orders_beyond_what_there_is():
 )
 def test_labels_that_are_none(labels, message):
     for call in (
-        lambda: label_endings(labels),
+        lambda: Template("{text} {label}").endings(labels),
         lambda: predict(np.ones((1, 2)), labels),
         lambda: extract_label("positive", labels),
         lambda: balanced_shots(SHOTS, 1, labels=labels, seed=0),
@@ -250,7 +265,7 @@ def words(prompt):
 
 
 def build(shots):
-    return plain_prompt("what is this", shots, template="{text} : {label}")
+    return Template("{text} : {label}").prompt("what is this", shots)
 
 
 def test_fit_budget_by_hand_drops_from_the_front():

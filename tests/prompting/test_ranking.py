@@ -96,8 +96,14 @@ def test_recall_at_k_reciprocal_rank_and_ndcg_at_k_bad_input():
         recall_at_k(["a"], ["a"], 0)
     with pytest.raises(ValueError, match="'a' stands twice"):
         ndcg_at_k(["a", "a"], {"a": 1}, 2)
-    with pytest.raises(ValueError, match="a gain is -1"):
-        ndcg_at_k(["a"], {"a": 1, "b": -1}, 2)
+    for odd in (-1, math.nan, math.inf):
+        with pytest.raises(ValueError, match=f"a gain is {odd}"):
+            ndcg_at_k(["a"], {"a": 1, "b": odd}, 2)
+
+
+def test_recall_at_k_and_ndcg_at_k_of_one():
+    assert recall_at_k(["a", "b"], ["a"], 1) == ndcg_at_k(["a", "b"], {"a": 1}, 1) == 1
+    assert ndcg_at_k(["b", "a"], {"a": 1, "b": 0}, 1) == 0
 
 
 def test_evaluate_by_hand():

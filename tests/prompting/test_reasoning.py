@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from decimal import Decimal
 from fractions import Fraction
 
@@ -94,6 +95,10 @@ def test_replay_refuses_another_method():
         reasoning.replay(trace, echo("y", 2))
     with pytest.raises(ReplayError, match="more than was recorded"):
         reasoning.replay(trace, echo("x", 3))
+    with pytest.raises(ReplayError, match="asks 2 prompts, and 2 more were recorded; replay with"):
+        reasoning.replay(trace, echo("x", 1))
+    with pytest.raises(ReplayError, match="asks 0 prompts, and 4 more were recorded"):
+        reasoning.replay(trace, echo("x", 0))
 
 
 @prop
@@ -122,6 +127,9 @@ def test_few_shot_by_hand():
         (" 7\nQuestion: 5?", "7"),
         ("\n\n 7", "7"),
         (" 3 + 4 = 7.\nThe answer is 7.", "3 + 4 = 7.\nThe answer is 7."),
+        (" Two.\n\nSo 7.\n \nQuestion: 5?", "Two.\n\nSo 7."),  # a blank line is not the end
+        (" 7.\n\nQ: 5?\nA: 99", "7."),
+        ("See FAQ: 7", "See FAQ: 7"),
         ("Question: what?", ""),
         ("", ""),
         (" \n \n", ""),
@@ -152,6 +160,44 @@ def test_direct_and_chain_of_thought_read_only_their_own_part():
         trace = reasoning.solve(method("3 + 4?", SHOTS, extract_number), model)
         assert (trace.answer, trace.ended, len(trace.calls)) == (7, "answered", 1)
         assert trace.steps[0].text == "3 + 4 = 7. The answer is 7."
+
+
+@pytest.mark.parametrize(
+    "method", [reasoning.direct, reasoning.chain_of_thought, reasoning.self_consistency]
+)
+@pytest.mark.parametrize(
+    ("said", "answer", "end"),
+    [
+        (" She buys 3 packs of 4.\n\nSo the answer is 12.", 12, "answered"),
+        (" " + "0" * 5000, 0, "answered"),
+        (" " + "9" * 5000, None, "no answer"),
+        (" 9e999", None, "no answer"),
+    ],
+)
+def test_direct_and_chain_of_thought_end_with_a_trace_whatever_is_said(method, said, answer, end):
+    trace = reasoning.solve(method("3 packs of 4?", [], extract_number), scripted(said))
+    assert (trace.answer, trace.ended) == (answer, end)
+    assert Trace.from_json(trace.to_json()) == trace
+
+
+@pytest.mark.parametrize("method", [reasoning.direct, reasoning.chain_of_thought])
+def test_direct_and_chain_of_thought_take_what_extract_cannot_read_for_no_answer(method):
+    """As a reader would write it: `int(text)`, `re.search(…)[0]`."""
+    for extract in (int, lambda text: re.search("[0-9]+", text)[0], lambda text: text.split()[9]):
+        trace = reasoning.solve(method("?", [], extract), scripted("twelve"))
+        assert (trace.answer, trace.ended) == (None, "no answer")
+    with pytest.raises(NameError):
+        reasoning.solve(method("?", [], lambda text: unknown), scripted("x"))  # noqa: F821
+
+
+def test_self_consistency_of_what_extract_cannot_read():
+    method = reasoning.self_consistency("?", [], int, samples=3)
+    assert reasoning.solve(method, scripted("five", "5", "six")).answer == 5
+
+
+def test_zero_shot_thought_of_what_extract_cannot_read():
+    trace = reasoning.solve(reasoning.zero_shot_thought("?", int), scripted("five"))
+    assert (trace.answer, trace.ended) == (None, "no answer")
 
 
 def test_direct_shows_answers_and_chain_of_thought_shows_reasoning():
@@ -231,6 +277,12 @@ def test_self_consistency_asks_the_same_prompt_and_votes():
         reasoning.solve(reasoning.self_consistency("?", [], extract_number, 0), scripted("1"))
 
 
+def test_self_consistency_of_one_sample_is_a_chain_of_thought():
+    method = reasoning.self_consistency("3 + 4?", SHOTS, extract_number, samples=1)
+    trace = reasoning.solve(method, scripted("7", "8"))
+    assert (trace.answer, len(trace.calls)) == (7, 1)
+
+
 @pytest.mark.parametrize(
     ("text", "program"),
     [
@@ -242,10 +294,57 @@ def test_self_consistency_asks_the_same_prompt_and_votes():
         ("\nreturn 1", ""),
         ("\n   \n", ""),
         ("", ""),
+        ("  # add them", ""),
+        ("\n    return 5\n# The next one:\nprint(6)", "def solution():\n    return 5\n"),
+        (" return (\n3)\nmore", "def solution(): return (\n3)\n"),
+        ("\n    return 1\nIt isn't hard", "def solution():\n    return 1\n"),
+        ("\n    return 1\n'''", "def solution():\n    return 1\n"),
     ],
 )
 def test_program_of_ends_with_the_function(text, program):
     assert reasoning.program_of(text) == program
+
+
+WHOLE = {
+    "a comment": "\n    a = 3\n# add\n    return a + 4",
+    "a bracket": "\n    a = sum([3,\n4\n])\n    return a",
+    "a docstring": '\n    """Add.\nTwo numbers.\n"""\n    return 3 + 4',
+    "a text": "\n    a = '''x\ny'''\n    return 7 * len(a) // 3",
+    "a backslash": "\n    a = 3 + \\\n4\n    return a",
+    "a comment first": "\n# add\n    return 3 + 4",
+    "blocks": "\n    for i in range(2):\n        a = 7\n# x\n\n    return a",
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_program_of_keeps_what_stands_at_the_margin_inside_the_function(name):
+    text = WHOLE[name]
+    program = reasoning.program_of(f"{text}\n\nQuestion: Isn't it?\nAnswer: (")
+    assert program == f"def solution():{text}\n"
+    space = {}
+    exec(program, space)
+    assert space["solution"]() == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "program"),
+    [
+        ("\n    x = 'it\n# a\n    return 1\n\nQuestion: 5?", "\n    x = 'it\n# a\n    return 1\n"),
+        ("\n    return 1\n  x = 2\nQ", "\n    return 1\n  x = 2\n"),
+        ("\n    return (1\n\nQuestion: 5?", "\n    return (1\n"),
+        ("\n    return 1 $ 2\nQ", "\n    return 1 $ 2\n"),
+    ],
+)
+def test_program_of_what_is_no_python_ends_at_the_margin(text, program):
+    """So that the program's own error is what the model is shown."""
+    assert reasoning.program_of(text) == f"def solution():{program}"
+
+
+@prop
+@given(st.text(alphabet="ab:()[]'\"#\\ \n\t\r\x0c0={}\ud800\0", max_size=60))
+def test_program_of_never_fails_and_keeps_the_beginning(text):
+    program = reasoning.program_of(text)
+    assert program == "" or f"def solution():{text}\n".startswith(program.rstrip())
 
 
 @pytest.mark.parametrize(
@@ -253,7 +352,8 @@ def test_program_of_ends_with_the_function(text, program):
     [
         (3, 3.0), (2.5, 2.5), (Fraction(1, 4), 0.25), (-1, -1.0),
         (True, None), ("3", None), (None, None), ([3], None), (math.nan, None), (math.inf, None),
-        (10**400, None), (3 + 0j, None), (Decimal("3"), None),
+        (10**400, None), (3 + 0j, None), (Decimal("59.97"), 59.97),
+        (Decimal("NaN"), None), (Decimal("sNaN"), None), (Decimal("1e400"), None),
     ],
 )  # fmt: skip
 def test_as_number(value, number):
@@ -294,6 +394,17 @@ def test_pal_gives_up_after_its_repairs():
         assert len(trace.calls) == repairs + 1
 
 
+def test_pal_reads_decimals_from_the_sandbox():
+    program = "\n    from decimal import Decimal\n    return Decimal('19.99') * 3"
+    trace = reasoning.solve(reasoning.pal("?", SHOTS, run), scripted(program))
+    assert (trace.answer, len(trace.calls)) == (59.97, 1)
+
+
+def test_pal_with_fewer_repairs_than_none():
+    with pytest.raises(ValueError, match="repairs is -1; it must be 0 or more"):
+        reasoning.solve(reasoning.pal("?", SHOTS, run, repairs=-1), scripted("x"))
+
+
 def test_pal_does_not_repair_what_ran():
     method = reasoning.pal("3 + 4?", SHOTS, lambda program: ran(0))
     trace = reasoning.solve(method, scripted("\n    return 0"))
@@ -329,6 +440,7 @@ def test_one_line_property(text, limit):
     assert len(line) <= limit
     assert len(line.splitlines()) <= 1
     assert reasoning.one_line(" a\n b\t\u2028c ") == "a b c"
+    reasoning.one_line(text + "\ud83d").encode()  # half a character would stop the tokenizer
 
 
 def test_replay_of_react_without_a_model():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 import warnings
 from itertools import pairwise
 from types import SimpleNamespace
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 from retrieval_inputs import prop, texts
 
+from course_utils.architectures.encoder import mean_pool
 from course_utils.assets.catalogue import describe
 from course_utils.prompting import retrieval
 from course_utils.prompting.retrieval import BM25, DenseIndex, Passage
+from course_utils.prompting.words import LONGEST_WORD
 
 PLAY = """ACT I.
 
@@ -71,6 +74,23 @@ def test_chunk_words_loses_nothing(text, size, data):
 def test_chunk_words_that_do_not_advance(size, overlap):
     with pytest.raises(ValueError, match=f"overlap is {overlap} and size {size}"):
         retrieval.chunk_words("a b c", size=size, overlap=overlap)
+
+
+@pytest.mark.parametrize("cut", [retrieval.chunk_words, retrieval.chunk_blocks])
+@pytest.mark.parametrize("text", ["红楼梦第一回" * 400, "红楼梦。" * 300, "สวัสดี" * 200, "x" * 5000])
+def test_chunk_words_and_chunk_blocks_of_a_text_without_spaces(cut, text):
+    passages = cut(text)
+    assert max(len(p.text) for p in passages) <= 120 + LONGEST_WORD
+    assert all(text[p.start : p.end] == p.text for p in passages)
+    covered = {place for p in passages for place in range(p.start, p.end)}
+    assert covered == set(range(len(text)))
+
+
+def test_chunk_blocks_of_chinese_are_read_whole_by_the_encoder(minilm):
+    _, tokenizer = minilm
+    text = "话说宝玉在那里，忽听得有人说道：「林姑娘来了！」" * 100
+    lengths = [len(tokenizer(p.text).input_ids) for p in retrieval.chunk_blocks(text)]
+    assert 100 < max(lengths) <= 256
 
 
 def test_chunk_blocks_by_hand():
@@ -127,6 +147,10 @@ def test_chunk_blocks_takes_time_in_proportion_to_the_text():
         ("'tis snake_case 'quoted'", ["tis", "snake", "case", "quoted"]),
         ("ÉTÉ Ωmega", ["été", "ωmega"]),
         ("[1] … —", ["1"]),
+        ("e\u0301te\u0301 \ufb01n co\u00adoperate", ["été", "fin", "cooperate"]),
+        ("STRASSE Straße", ["strasse", "strasse"]),
+        ("हिन्दी", ["हिन्दी"]),
+        ("GPT模型", ["gpt", "模", "模型", "型"]),
     ],
 )
 def test_tokenize_by_hand(text, words):
@@ -135,6 +159,27 @@ def test_tokenize_by_hand(text, words):
 
 def test_tokenize_drops_words():
     assert retrieval.tokenize("To be or not", drop={"to", "or"}) == ["be", "not"]
+
+
+@prop
+@given(st.text(alphabet="aé\u0301ñÇ'’ -ﬁ模型", max_size=40))
+def test_tokenize_is_the_same_in_every_normal_form(text):
+    forms = [unicodedata.normalize(form, text) for form in ("NFC", "NFD", "NFKC", "NFKD")]
+    assert all(retrieval.tokenize(form) == retrieval.tokenize(text) for form in forms)
+
+
+def test_search_finds_a_word_in_another_normal_form():
+    corpus = [unicodedata.normalize("NFD", text) for text in ("L'impôt sur le sel", "La mer")]
+    index = BM25([retrieval.tokenize(text) for text in corpus])
+    (hit,) = index.search(retrieval.tokenize(unicodedata.normalize("NFC", "impôt sel")))
+    assert hit.index == 0
+
+
+def test_search_finds_characters_in_a_script_without_spaces():
+    corpus = ["我爱北京天安门。", "京都在日本。", "今天下雨。"]
+    index = BM25([retrieval.tokenize(text) for text in corpus])
+    assert [hit.index for hit in index.search(retrieval.tokenize("北京"))] == [0, 1]
+    assert [hit.index for hit in index.search(retrieval.tokenize("京"))] == [1, 0]
 
 
 CORPUS = [["to", "be", "or", "not", "to", "be"], ["be", "gone"], ["the", "rest", "is", "silence"]]
@@ -326,22 +371,6 @@ def test_top_k_of_none(k):
         retrieval.top_k(np.ones(3), k)
 
 
-def test_mean_pool_by_hand():
-    hidden = torch.tensor([[[1.0, 2.0], [3.0, 6.0], [100.0, 100.0]], [[5.0, 5.0]] * 3])
-    mask = torch.tensor([[1, 1, 0], [0, 0, 0]])
-    assert retrieval.mean_pool(hidden, mask).tolist() == [[2.0, 4.0], [0.0, 0.0]]
-
-
-def test_mean_pool_does_not_see_padding_and_keeps_gradients():
-    hidden = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
-    pooled = retrieval.mean_pool(hidden, mask)
-    torch.testing.assert_close(pooled[0], hidden[0, :3].mean(0))
-    pooled.sum().backward()
-    assert hidden.grad[0, 3:].abs().max() == 0
-    torch.testing.assert_close(hidden.grad[0, :3], torch.full((3, 3), 1 / 3))
-
-
 class Letters:
     """An encoder small enough to check by hand: a token is a letter, its vector one-hot.
 
@@ -383,13 +412,31 @@ def test_embedder_by_hand_and_in_the_order_given():
 def test_embedder_batches_by_length_so_that_little_is_padded():
     letters = Letters()
     letters.embedder(batch_size=2)(["a", "abcdefgh", "b", "abcdefg"])
-    assert letters.shapes == [(2, 8), (2, 1)]
+    assert letters.shapes == [(2, 1), (2, 8)]
 
 
 def test_embedder_cuts_long_texts():
     letters = Letters()
     vectors = letters.embedder(max_length=2)(["abc", "ab"])
     np.testing.assert_array_equal(vectors[0], vectors[1])
+
+
+def test_embedder_of_one_text_a_batch_and_one_token():
+    vectors = Letters().embedder(batch_size=1, max_length=1)(["ab", "b"])
+    np.testing.assert_allclose(vectors, np.eye(10)[[1, 2]], atol=1e-6)  # fp32
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["a", "b\ud83d!"], r"texts\[1\] holds half a character, '\\ud83d', at place 1; decode"),
+        (["a", None], r"texts\[1\] is a NoneType; embed takes texts"),
+        ([b"a"], r"texts\[0\] is a bytes"),
+    ],
+)
+def test_embedder_names_a_text_that_is_none(texts, message):
+    with pytest.raises(ValueError, match=message):
+        Letters().embedder()(texts)
 
 
 def test_embedder_bad_input():
@@ -440,7 +487,7 @@ def test_mean_pool_equals_sentence_transformers_on_minilm(minilm, sentence_trans
         hidden = model(**batch).last_hidden_state
     pooling = sentence_transformer[1]
     theirs = pooling({"token_embeddings": hidden, "attention_mask": batch["attention_mask"]})
-    ours = retrieval.mean_pool(hidden, batch["attention_mask"])
+    ours = mean_pool(hidden, batch["attention_mask"])
     torch.testing.assert_close(ours, theirs["sentence_embedding"], atol=1e-6, rtol=0)  # fp32
 
 

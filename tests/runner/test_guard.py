@@ -192,11 +192,10 @@ def bm25_scores(query, documents, *, k1=1.5, b=0.75, variant="lucene"):
     return _right(query, documents, k1=k1, b=0.0, variant=variant)
 """
 PROMPT_WITH_SHOTS_REVERSED = """
-import functools
-_right = plain_prompt
-@functools.wraps(_right)
-def plain_prompt(text, shots=(), **options):
-    return _right(text, list(shots)[::-1], **options)
+_right = Template.prompt
+def _reversed(self, text, shots=(), **options):
+    return _right(self, text, list(shots)[::-1], **options)
+Template.prompt = _reversed
 """
 FURTHER_EXAMPLES_KEPT = """
 own_part = str.strip

@@ -31,6 +31,24 @@ def calculate_left_to_right(expression):
     return str(value)
 
 
+def calculate_to_six_places(expression):
+    value = round(float(right["calculate"](expression)), 6)
+    return str(int(value) if value == int(value) else value)
+
+
+def calculate_to_six_digits(expression):
+    return f"{float(right['calculate'](expression)):.6g}"
+
+
+def use_case_matters(tools, action):
+    known = tools if action is None or action.tool in tools else {}
+    return right["use"](known, action)
+
+
+def check_names_never(tools):
+    pass
+
+
 def parse_action_anywhere(text):
     own = text.partition("Observation:")[0]
     found = re.search(r"(\w+)[ \t]*\[(.*)\]", own)
@@ -118,6 +136,10 @@ def action_grammar_without_finish(tools, thoughts=True):
 BUGS = [
     Bug("calculate", "evaluates Python", calculate_by_eval),
     Bug("calculate", "has no precedence", calculate_left_to_right),
+    Bug("calculate", "rounds small results to 0", calculate_to_six_places),
+    Bug("calculate", "rounds large results", calculate_to_six_digits),
+    Bug("use", "minds capitals", use_case_matters, tests="any_case"),
+    Bug("_check_names", "takes any tools", check_names_never, tests="react_refuses"),
     Bug("parse_action", "reads thoughts as actions", parse_action_anywhere),
     Bug("parse_action", "ends at the first bracket", parse_action_first_bracket),
     Bug("parse_action", "takes the last action", parse_action_last),

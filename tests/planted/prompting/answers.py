@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from planting import Bug, originals
@@ -31,6 +32,14 @@ def extract_number_last_behind_the_phrase(text, *, after=""):
     place = text.lower().rfind(after.lower()) if after else 0
     behind = right["extract_number"](text[max(place, 0) :])
     return right["extract_number"](text) if behind is None else behind
+
+
+def extract_number_without_bounds(text, *, after=""):
+    return right["extract_number"](text, after=after) or (math.inf if "9" * 400 in text else None)
+
+
+def extract_number_cut_at_blanks(text, *, after=""):
+    return right["extract_number"](text.replace(" ", " , "), after=after)
 
 
 def extract_label_in_words(text, labels):
@@ -65,6 +74,8 @@ BUGS = [
     Bug("extract_number", "reads digits only", extract_number_digits_only),
     Bug("extract_number", "takes a range for a minus", extract_number_range_as_negative),
     Bug("extract_number", "takes the last after all", extract_number_last_behind_the_phrase),
+    Bug("extract_number", "lets infinity through", extract_number_without_bounds),
+    Bug("extract_number", "parts groups at a blank", extract_number_cut_at_blanks),
     Bug("extract_label", "finds labels inside words", extract_label_in_words),
     Bug("extract_label", "takes the last", extract_label_last),
     Bug("extract_label", "minds capital letters", extract_label_case_matters),

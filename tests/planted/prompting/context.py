@@ -46,6 +46,14 @@ def cited_numbers_first_of_a_group(text):
     return [int(group.split(",")[0].split(";")[0]) for group in right["_MARKER"].findall(text)]
 
 
+def is_end_always(text, mark):
+    return True
+
+
+def is_end_never_after_a_short_word(text, mark):
+    return mark.start() < 3 or not text[mark.start() - 3 : mark.start()].strip().isalpha()
+
+
 def support_of_all_words(said, passage):
     words = set(right["tokenize"](said))
     return len(words & set(right["tokenize"](passage))) / len(words) if words else 0.0
@@ -62,6 +70,13 @@ BUGS = [
     Bug("_overlap", "mixes sources", overlap_across_sources, tests="assemble_context"),
     Bug("_without_markers", "lets pose", without_markers_none, tests="assemble_context"),
     Bug("cited_numbers", "reads one number of a group", cited_numbers_first_of_a_group),
+    Bug("_is_end", "takes every full stop for an end", is_end_always, tests="check_citations"),
+    Bug(
+        "_is_end",
+        "takes every short word for an abbreviation",
+        is_end_never_after_a_short_word,
+        tests="check_citations",
+    ),
     Bug("_support", "counts function words", support_of_all_words, tests="check_citations"),
     Bug("_support", "is content with one word", support_any_word, tests="check_citations"),
 ]

@@ -6,7 +6,7 @@ import random
 
 from planting import Bug, originals
 
-from course_utils.prompting.prompts import TEMPLATE, Shot
+from course_utils.prompting.prompts import Shot, Template
 
 right = originals("prompting.prompts")
 
@@ -22,24 +22,29 @@ def fill_one_after_the_other(template, **fields):
     return template
 
 
-def plain_prompt_ends_with_a_blank(text, shots=(), *, template=TEMPLATE, **options):
-    return right["plain_prompt"](text, shots, template=template, **options) + " "
+class TemplateEndsWithABlank(Template):
+    def prompt(self, text, shots=(), **options):
+        return super().prompt(text, shots, **options) + " "
 
 
-def plain_prompt_shots_reversed(text, shots=(), **options):
-    return right["plain_prompt"](text, list(shots)[::-1], **options)
+class TemplateShotsReversed(Template):
+    def prompt(self, text, shots=(), **options):
+        return super().prompt(text, list(shots)[::-1], **options)
 
 
-def plain_prompt_shots_without_labels(text, shots=(), **options):
-    return right["plain_prompt"](text, [Shot(shot.text, "") for shot in shots], **options)
+class TemplateShotsWithoutLabels(Template):
+    def prompt(self, text, shots=(), **options):
+        return super().prompt(text, [Shot(shot.text, "") for shot in shots], **options)
 
 
-def label_endings_without_blank(labels, *, template=TEMPLATE):
-    return [ending.strip() for ending in right["label_endings"](labels, template=template)]
+class TemplateEndingsWithoutBlank(Template):
+    def endings(self, labels):
+        return [ending.strip() for ending in super().endings(labels)]
 
 
-def label_endings_always_a_blank(labels, *, template=TEMPLATE):
-    return [" " + label for label in labels]
+class TemplateEndingsAlwaysABlank(Template):
+    def endings(self, labels):
+        return [" " + label for label in labels]
 
 
 def chat_prompt_roles_swapped(text, shots=(), *, template="{text}", system=""):
@@ -144,11 +149,11 @@ def fit_budget_too_long_in_silence(parts, build, *, count_tokens, budget):
 BUGS = [
     Bug("fill", "uses str.format", fill_with_format),
     Bug("fill", "fills fields one after the other", fill_one_after_the_other),
-    Bug("plain_prompt", "ends with a blank", plain_prompt_ends_with_a_blank),
-    Bug("plain_prompt", "reverses the shots", plain_prompt_shots_reversed),
-    Bug("plain_prompt", "leaves the labels out", plain_prompt_shots_without_labels),
-    Bug("label_endings", "drops the blank", label_endings_without_blank),
-    Bug("label_endings", "adds a blank to all", label_endings_always_a_blank),
+    Bug("Template", "ends with a blank", TemplateEndsWithABlank),
+    Bug("Template", "reverses the shots", TemplateShotsReversed),
+    Bug("Template", "leaves the labels out", TemplateShotsWithoutLabels),
+    Bug("Template", "drops the blank", TemplateEndingsWithoutBlank),
+    Bug("Template", "adds a blank to all", TemplateEndingsAlwaysABlank),
     Bug("chat_prompt", "swaps the roles", chat_prompt_roles_swapped),
     Bug("chat_prompt", "shows bare shots", chat_prompt_shots_without_template),
     Bug("random_shots", "draws with replacement", random_shots_with_replacement),

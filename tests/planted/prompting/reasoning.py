@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import replace
+from numbers import Real
 
 from planting import Bug, originals
 
@@ -44,6 +46,19 @@ def replay_returns_the_record(trace, method):
     return trace
 
 
+def replay_leaves_calls_over(trace, method):
+    calls = iter([*trace.calls, *[reasoning.Call("", "")] * 9])
+
+    def generate(prompt):
+        call = next(calls)
+        if call.prompt != prompt:
+            what = "another prompt than was" if call.prompt else "more than was"
+            raise reasoning.ReplayError(f"{what} recorded")
+        return call.text
+
+    return right["solve"](method, generate)
+
+
 def few_shot_without_gap(shots, question, part):
     return right["few_shot"](shots, question, part).replace("\n\n", "\n")
 
@@ -54,6 +69,10 @@ def few_shot_trailing_blank(shots, question, part):
 
 def own_part_everything(text):
     return text.strip()
+
+
+def own_part_first_paragraph(text):
+    return re.split(r"\n\s*\n|\n*Question:", text.strip(), maxsplit=1)[0].strip()
 
 
 def own_part_first_line(text):
@@ -88,6 +107,24 @@ def self_consistency_asks_once(question, shots, extract, samples=5):
     texts = yield [reasoning.few_shot(shots, question, "reasoning")]
     answers = [extract(text) for text in texts] * samples
     return Trace(reasoning.majority(answers), "answered", (Step("vote", texts[0]),) * samples)
+
+
+def program_of_lines_at_the_margin(text):
+    """A comment or a bracket there ends it."""
+    lines = text.split("\n")
+    body = list(itertools.takewhile(lambda line: not line[:1].strip(), lines[1:]))
+    kept = "\n".join([reasoning.FUNCTION + lines[0], *body]).rstrip() + "\n"
+    return kept if lines[0].strip() or any(map(str.strip, body)) else ""
+
+
+def program_of_with_the_comment_after_it(text):
+    found = right["program_of"](text)
+    after = (reasoning.FUNCTION + text).removeprefix(found)
+    return found + after.partition("\n")[0] if after.startswith("#") else found
+
+
+def as_number_of_real_types_only(value):
+    return right["as_number"](value) if isinstance(value, Real) else None
 
 
 def as_number_takes_truth(value):
@@ -144,15 +181,20 @@ BUGS = [
     Bug("solve_all", "fills missing texts", solve_all_pads),
     Bug("replay", "does not compare prompts", replay_trusts),
     Bug("replay", "does not run the method", replay_returns_the_record),
+    Bug("replay", "leaves calls over in silence", replay_leaves_calls_over),
     Bug("few_shot", "has no blank line between examples", few_shot_without_gap),
     Bug("few_shot", "ends with a blank", few_shot_trailing_blank),
     Bug("own_part", "keeps examples the model made up", own_part_everything),
     Bug("own_part", "keeps one line only", own_part_first_line),
+    Bug("own_part", "takes a blank line for the end", own_part_first_paragraph),
     Bug("stated_answer", "takes the first statement", stated_answer_first),
     Bug("stated_answer", "keeps the full stop", stated_answer_keeps_the_stop),
     Bug("zero_shot_thought", "forgets the thought", zero_shot_forgets_the_thought),
     Bug("majority", "does not count zeros", majority_drops_zero),
     Bug("self_consistency", "asks once", self_consistency_asks_once),
+    Bug("program_of", "ends at any line at the margin", program_of_lines_at_the_margin),
+    Bug("program_of", "keeps the comment after it", program_of_with_the_comment_after_it),
+    Bug("as_number", "refuses decimals", as_number_of_real_types_only),
     Bug("as_number", "takes True for 1", as_number_takes_truth),
     Bug("as_number", "reads numbers from texts", as_number_reads_text),
     Bug("pal", "repairs without the error", pal_repairs_without_the_error, tests="pal_feeds"),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
+import unicodedata
 
 import numpy as np
 from planting import Bug, originals
 
 from course_utils.prompting import retrieval
+from course_utils.prompting.words import WORD
 
 right = originals("prompting.retrieval")
 
@@ -31,11 +34,36 @@ def chunk_blocks_one_each(text, *, size=120, source=""):
 
 
 def tokenize_with_capitals(text, *, drop=()):
-    return [word for word in right["_WORD"].findall(text) if word not in drop]
+    return [word for word in WORD.findall(text) if word not in drop]
 
 
 def tokenize_at_spaces(text, *, drop=()):
     return [word for word in text.lower().split() if word not in drop]
+
+
+def tokenize_as_encoded(text, *, drop=()):
+    """Without a normal form."""
+    return [word for word in WORD.findall(text.lower().replace("’", "'")) if word not in drop]
+
+
+def tokenize_without_accents(text, *, drop=()):
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return right["tokenize"](plain, drop=drop)
+
+
+def chunk_words_at_spaces(text, *, size=120, overlap=20, source=""):
+    spans = [match.span() for match in re.finditer(r"\S+", text)]
+    right["chunk_words"](text, size=size, overlap=overlap)
+    windows = [
+        spans[at : at + size] for at in range(0, max(len(spans) - overlap, 1), size - overlap)
+    ]
+    cut = [(window[0][0], window[-1][1]) for window in windows if window]
+    return [retrieval.Passage(text[start:end], source, start, end) for start, end in cut]
+
+
+def embedder_of_anything(model, tokenizer, *, batch_size=16, max_length=256):
+    embed = right["embedder"](model, tokenizer, batch_size=batch_size, max_length=max_length)
+    return lambda texts: embed([str(text).encode("utf-8", "replace").decode() for text in texts])
 
 
 def bm25_scores_always_scaled(query, documents, *, k1=1.5, b=0.75, variant="lucene"):
@@ -82,18 +110,6 @@ def top_k_lowest(scores, k, *, above=-math.inf):
     return right["top_k"](-scores, k)
 
 
-def mean_pool_with_padding(hidden, mask):
-    return hidden.mean(1)
-
-
-def mean_pool_divided_by_all(hidden, mask):
-    return (hidden * mask.unsqueeze(-1)).mean(1)
-
-
-def mean_pool_first_token(hidden, mask):
-    return hidden[:, 0]
-
-
 def embedder_in_sorted_order(model, tokenizer, *, batch_size=16, max_length=256):
     embed = right["embedder"](model, tokenizer, batch_size=batch_size, max_length=max_length)
     return lambda texts: embed(sorted(texts, key=len, reverse=True))
@@ -109,6 +125,10 @@ BUGS = [
     Bug("chunk_blocks", "cuts through blocks", chunk_blocks_as_windows),
     Bug("chunk_blocks", "does not pack blocks together", chunk_blocks_one_each),
     Bug("tokenize", "keeps capitals", tokenize_with_capitals),
+    Bug("tokenize", "has no normal form", tokenize_as_encoded),
+    Bug("tokenize", "takes accents away", tokenize_without_accents),
+    Bug("chunk_words", "takes a paragraph for a word", chunk_words_at_spaces),
+    Bug("embedder", "replaces what is no text in silence", embedder_of_anything),
     Bug("tokenize", "leaves punctuation on words", tokenize_at_spaces),
     Bug(
         "bm25_scores",
@@ -124,9 +144,6 @@ BUGS = [
     Bug("top_k", "does not sort", top_k_unsorted),
     Bug("top_k", "prefers the later of equal scores", top_k_ties_from_the_end),
     Bug("top_k", "takes the lowest", top_k_lowest),
-    Bug("mean_pool", "averages over padding", mean_pool_with_padding),
-    Bug("mean_pool", "divides by all positions", mean_pool_divided_by_all),
-    Bug("mean_pool", "takes the first token", mean_pool_first_token),
     Bug("embedder", "returns the order of lengths", embedder_in_sorted_order),
     Bug("embedder", "does not cut long texts", embedder_of_any_length),
 ]
