@@ -138,6 +138,7 @@ EDGES = {
     "reasoning.self_consistency samples": Edge(
         lambda n: next(reasoning.self_consistency("Who?", [], str, n)), (1,), (0,)
     ),
+    "reasoning.pal repairs": Edge(lambda n: next(reasoning.pal("Who?", [], str, n)), (0, 1), (-1,)),
     "retrieval.chunk_words overlap": Edge(
         lambda n: retrieval.chunk_words("a b c", size=2, overlap=n), (0, 1), (-1, 2)
     ),
