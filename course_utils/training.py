@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,26 @@ def cycle(make_batches: Callable[[], Iterable[Any]]) -> Iterator[Any]:
             yield batch
         if empty:
             raise ValueError("make_batches() gave no batch; there is nothing to train on")
+
+
+def batches_by_length(lengths: Sequence[int], size: int, *, equal: bool = False) -> list[list[int]]:
+    """Group positions by their lengths, shortest first: batches of at most `size`, little padding.
+
+    With `equal`, a batch holds one length only, and nothing is padded. Equal lengths keep their
+    order. Raises ValueError when `size` < 1.
+
+    >>> batches_by_length([5, 1, 5, 2], size=3)
+    [[1, 3, 0], [2]]
+    >>> batches_by_length([5, 1, 5, 2], size=3, equal=True)
+    [[1], [3], [0, 2]]
+    """
+    if size < 1:
+        raise ValueError(f"size is {size}; a batch holds at least 1")
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    runs = [order]
+    if equal:
+        runs = [list(run) for _, run in itertools.groupby(order, lengths.__getitem__)]
+    return [run[i : i + size] for run in runs for i in range(0, len(run), size)]
 
 
 def train(

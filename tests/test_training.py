@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from course_utils.training import TrainingDiverged, cycle, progress, train
+from course_utils.training import TrainingDiverged, batches_by_length, cycle, progress, train
 
 
 def problem():
@@ -69,3 +69,24 @@ def test_progress_is_closed_when_the_work_fails(capsys):
         advance("one")
         raise KeyError
     assert capsys.readouterr().out.split("\r")[-1].startswith("words: 1/3 · one · ⟨")
+
+
+@pytest.mark.parametrize("equal", [False, True])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+def test_batches_by_length_hold_every_position_once_and_pad_little(size, equal):
+    lengths = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5]
+    batches = batches_by_length(lengths, size, equal=equal)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert all(1 <= len(batch) <= size for batch in batches)
+    in_order = [lengths[i] for batch in batches for i in batch]
+    assert in_order == sorted(lengths)
+    if equal:
+        assert all(len({lengths[i] for i in batch}) == 1 for batch in batches)
+    else:
+        assert len(batches) == -(-len(lengths) // size), "as few batches as can be"
+
+
+def test_batches_by_length_of_nothing_and_of_no_size():
+    assert batches_by_length([], 4) == batches_by_length([], 4, equal=True) == []
+    with pytest.raises(ValueError, match="size is 0; a batch holds at least 1"):
+        batches_by_length([1], 0)
