@@ -122,7 +122,8 @@ def test_beam_search_records_its_tree():
 
 
 def test_beam_search_applies_process_to_log_probabilities():
-    best = beam_search(chain, [0, 1], 2, num_beams=4, process=processors.processor(n=1))
+    process = processors.processor(no_repeat_ngram_size=1)
+    best = beam_search(chain, [0, 1], 2, num_beams=4, process=process)
     assert best[0].tokens == (2, 3)
     assert all(len({0, 1, *c.tokens}) == 2 + len(c.tokens) for c in best)
 
@@ -204,12 +205,10 @@ def test_beam_search_equals_generate(tiny, length_penalty, early_stopping):
 
 def test_beam_search_with_penalties_equals_generate(tiny):
     for prompt in prompts(4):
-        ours = beam_search(
-            CachedNextLogits(tiny), prompt, 10, process=processors.processor(penalty=1.3, n=2)
-        )
-        expected, _ = generate(
-            tiny, prompt, 10, num_beams=4, repetition_penalty=1.3, no_repeat_ngram_size=2
-        )
+        penalties = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2}
+        process = processors.processor(**penalties)
+        ours = beam_search(CachedNextLogits(tiny), prompt, 10, process=process)
+        expected, _ = generate(tiny, prompt, 10, num_beams=4, **penalties)
         assert list(ours[0].tokens) == expected[0]
 
 
