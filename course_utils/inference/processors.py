@@ -126,9 +126,9 @@ def top_p(logits: Tensor, p: float) -> Tensor:
     refuse_broken(logits.amax(-1))
     if p == 1:
         return logits
-    probabilities = logits.double().softmax(-1)
-    candidates = topk_by_blocks(logits, _enough_for(probabilities, p))  # (..., m), descending
-    mass = probabilities.gather(-1, candidates.indices)
+    enough = _enough_for(widened(logits).softmax(-1), p)
+    candidates = topk_by_blocks(logits, enough)  # (..., m), descending
+    mass = logits.double().softmax(-1).gather(-1, candidates.indices)
     above = mass.cumsum(-1) - mass  # probability of the likelier tokens
     size = (above < float(p) - SUM_ERROR).sum(-1, keepdim=True).clamp(min=1)  # (..., 1)
     edge = candidates.values.gather(-1, size - 1)
@@ -150,7 +150,7 @@ def _enough_for(probabilities: Tensor, p: float) -> int:
     high = 0.0
     for _ in range(8):  # to a tenth
         middle = (low + high) / 2
-        too_few = _mass_over(math.exp(middle), probabilities) < p + SUM_ERROR
+        too_few = _mass_over(math.exp(middle), probabilities) < p + 1e-6  # float32 sums: a margin
         low, high = (low, middle) if too_few.any() else (middle, high)
     if low == least:  # p is so near 1 that the tail may count
         return probabilities.shape[-1]
