@@ -6,7 +6,9 @@
         engine.logprobs("Paris is in", [" France", " Spain"])
 
 A text is completed as it stands; a list of {"role", "content"} is a chat and goes through the
-model's own chat template; a list of either is a batch, answered in its order.
+model's own chat template; a list of either is a batch, answered in its order. A chat whose last
+message is the assistant's is continued: the prompt ends with that message, and the answer is what
+comes after it.
 
 The two engines run the same weights but not the same arithmetic. transformers multiplies the
 dequantized weights in float32. llama.cpp keeps the weights at 4 bits and rounds the *activations*
@@ -23,8 +25,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from course_utils import profiles
 from course_utils.backends.hugging_face import HuggingFace, loaded
-from course_utils.backends.llama_cpp import LlamaCpp, default_threads, gguf_file
+from course_utils.backends.llama_cpp import LlamaCpp, gguf_file
 from course_utils.backends.protocol import (
     Answer,
     Backend,
@@ -34,7 +37,8 @@ from course_utils.backends.protocol import (
     Settings,
     batch_of,
     check_prompt,
-    check_settings,
+    check_texts,
+    checked,
 )
 
 if TYPE_CHECKING:
@@ -81,15 +85,18 @@ class Engine:
         return self._open
 
     def render(self, chat: Chat) -> str:
-        """Return a chat as the text the model reads, up to where its answer begins."""
+        """Return a chat as the text the model reads, up to where its answer begins or goes on."""
         check_prompt(chat)
+        *before, last = chat
+        if last["role"] == "assistant":  # templates and engines differ in what they make of it
+            return self._backend.render(before) + last["content"]
         return self._backend.render(chat)
 
     def _ids(self, prompt: Prompt) -> list[int]:
         """Return the token ids of a checked prompt; a template brings its own special tokens."""
         if isinstance(prompt, str):
             return self._backend.tokenize(prompt, special=True)
-        return self._backend.tokenize(self._backend.render(prompt), special=False)
+        return self._backend.tokenize(self.render(prompt), special=False)
 
     def count_tokens(self, prompt: Prompt) -> int:
         """Return the number of tokens of a text or of a chat, template included."""
@@ -126,27 +133,17 @@ class Engine:
     ) -> Answer | list[Answer]:
         """Return the `Answer` to one prompt, or the list of answers to a list of prompts.
 
-        Temperature 0 is greedy. Otherwise tokens are drawn after, in this order, the repetition
-        penalty (over prompt and answer), the temperature, top-k, top-p and min-p; equal calls give
-        equal answers, and equal prompts in one batch different ones. `grammar` (GBNF) and
-        `json_schema` restrict what may be written, in llama.cpp only.
+        Temperature 0 is greedy, and so is its limit, below 1e-10. Otherwise tokens are drawn after,
+        in this order, the repetition penalty (over prompt and answer), the temperature, top-k,
+        top-p and min-p; equal calls give equal answers, and equal prompts in one batch different
+        ones. `grammar` (GBNF) and `json_schema` restrict what may be written, in llama.cpp only.
         Raises ValueError for a setting out of range and a prompt too long for the context window.
         """
-        how = Settings(
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            repetition_penalty=repetition_penalty,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
-            seed=seed,
-            grammar=grammar,
-            json_schema=json_schema,
-        )
-        check_settings(how)
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        given = (temperature, top_k, top_p, min_p, repetition_penalty, stops, seed)
+        settings = checked(Settings(max_new_tokens, *given, grammar, json_schema))
         batch, alone = batch_of(prompts)
-        answers = self._backend.complete(self._fitting(batch, max_new_tokens), how)
+        answers = self._backend.complete(self._fitting(batch, settings.max_new_tokens), settings)
         return answers[0] if alone else answers
 
     def logprobs(
@@ -160,6 +157,7 @@ class Engine:
         """
         if isinstance(completions, str) or not completions or not all(completions):
             raise ValueError(f"completions is {completions!r}; give a list of non-empty texts")
+        check_texts("a completion", completions)
         endings = [self._backend.tokenize(text, special=False) for text in completions]
         batch, alone = batch_of(prompts)
         scores = self._backend.score(self._fitting(batch, max(map(len, endings))), endings)
@@ -181,8 +179,8 @@ def load_engine(
     `model` is the name of a packaged decoder; for llama.cpp also a .gguf file; for transformers
     also a folder, a hub id, or a loaded model with its `tokenizer`. `context_window` is 2,048
     tokens, or what the model was trained for if that is less. `parallel` prompts are computed at
-    once; llama.cpp reserves memory for a window of each. `threads` is by default what
-    OMP_NUM_THREADS and torch allow.
+    once; llama.cpp reserves memory for a window of each. `threads` is by default what torch is set
+    to for transformers; for llama.cpp OMP_NUM_THREADS, or all cores that this process may use.
     Raises EngineError or AssetError when it can't be loaded, ValueError for a value out of range.
     """
     for key, value in {"parallel": parallel, "threads": threads}.items():
@@ -192,7 +190,7 @@ def load_engine(
         if tokenizer is not None or not isinstance(model, str | Path):
             raise ValueError("llama.cpp reads a .gguf file; a loaded model needs 'transformers'")
         backend: Backend = LlamaCpp(
-            gguf_file(model), context_window, parallel, threads or default_threads(), device
+            gguf_file(model), context_window, parallel, threads or profiles.threads(), device
         )
     elif name == "transformers":
         net, tokenizer = loaded(model, tokenizer, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -20,9 +21,9 @@ from scipy.stats import chisquare
 
 from course_utils import models
 from course_utils.assets.catalogue import AssetError
-from course_utils.backends import llama_cpp
-from course_utils.backends.protocol import Answer, EngineError
-from course_utils.engines import load_engine
+from course_utils.backends.protocol import Answer, EngineError, Settings
+from course_utils.engines import Engine, load_engine
+from course_utils.training import batches_by_length
 
 TEXTS = [
     "The capital of France is",
@@ -74,6 +75,14 @@ def hf(smollm2):
 
 
 @pytest.fixture(scope="module")
+def hf_wide(smollm2):
+    """The same on so many rows at once that drawing many tokens takes a few calls."""
+    model, tokenizer = smollm2
+    with load_engine("transformers", model, tokenizer=tokenizer, parallel=100) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
 def llama():
     with load_engine("llama.cpp", parallel=4) as engine:
         yield engine
@@ -84,7 +93,7 @@ def llama_f32(tmp_path_factory):
     """llama.cpp on the packaged weights written as float32: no activation is rounded."""
     file = tmp_path_factory.mktemp("gguf") / "f32.gguf"
     write_f32(models.gguf_path(), file)
-    with load_engine("llama.cpp", file, parallel=4) as engine:
+    with load_engine("llama.cpp", file, parallel=16, context_window=256) as engine:
         file.unlink()  # the open mapping keeps it; 540 MB that no later run has to find
         yield engine
 
@@ -179,15 +188,24 @@ def test_greedy_answers_mostly_agree_and_part_only_at_near_ties(hf, written, lla
 def gap_at(hf, prompt, ours, theirs, at):
     """Return by how many nats transformers prefers its token to llama.cpp's where they part."""
     ids = torch.tensor([hf._ids(prompt) + list(ours[:at])])
-    logp = hf._backend.net(ids).logits[0, -1].log_softmax(-1)
+    logp = hf._backend.net(ids, logits_to_keep=1).logits[0, -1].log_softmax(-1)
     return (logp[ours[at]] - logp[theirs[at]]).item()
 
 
-def test_repetition_penalty_is_the_same_rule_in_both(hf, llama_f32):
-    settings = {"max_new_tokens": 16, "repetition_penalty": 1.3}
-    ours, theirs = (e.generate(PROMPTS[::4], **settings) for e in (hf, llama_f32))
+def test_repetition_penalty_is_the_same_rule_in_both(hf, written, llama_f32):
+    lengths = [hf.count_tokens(prompt) for prompt in PROMPTS]
+    together = [
+        b for b in batches_by_length(lengths, 4, equal=True) if len(b) > 2
+    ]  # read in one go
+    chosen = [i for batch in (*together[:2], together[-1]) for i in batch]
+    assert len(chosen) >= 8
+    assert {type(PROMPTS[i]) for i in chosen} == {str, list}
+    prompts = [PROMPTS[i] for i in chosen]
+    settings = {"max_new_tokens": 10, "repetition_penalty": 1.3}
+    ours, theirs = (e.generate(prompts, **settings) for e in (hf, llama_f32))
     assert ours == theirs
-    assert ours != hf.generate(PROMPTS[::4], max_new_tokens=16)  # and it does something
+    without = [written[i].tokens[:10] for i in chosen]
+    assert [answer.tokens for answer in ours] != without  # and it does something
 
 
 def test_label_scores_are_equal_where_no_activation_is_rounded(hf, llama_f32):
@@ -196,6 +214,42 @@ def test_label_scores_are_equal_where_no_activation_is_rounded(hf, llama_f32):
     assert ours.shape == (3, len(LABELS))
     # llama.cpp keeps keys and values in float16, three decimal digits.
     np.testing.assert_allclose(theirs, ours, atol=0.05)
+
+
+def test_parts_of_a_character_are_scored(hf, llama, llama_f32):
+    """A token of 😀 alone is no text, and llama.cpp gives no probability with it."""
+    prompt, completions = "Text: I love it\nSentiment:", [" 😀", " 😡", " 日", " good"]
+    ours = np.array(hf.logprobs(prompt, completions))
+    np.testing.assert_allclose(ours[:2], [-9.22, -10.72], atol=0.01)  # as first measured
+    np.testing.assert_allclose(llama_f32.logprobs(prompt, completions), ours, atol=0.05)  # as above
+    tokens = np.array([hf.count_tokens(text) for text in completions])
+    near = np.array(llama.logprobs([prompt, "So:"], completions))
+    assert near.shape == (2, 4)
+    assert (np.abs(near[0] - ours) / tokens).max() < 0.6  # as below
+    assert tokens.tolist() == [2, 2, 3, 1]
+
+
+def test_a_part_of_a_character_that_is_hardly_possible_is_scored(hf, llama):
+    """Beyond the thousand likeliest tokens the whole vocabulary is asked for."""
+    prompt = "The capital of France is"
+    ours, theirs = (engine.logprobs(prompt, [" 😀"])[0] for engine in (hf, llama))
+    assert ours < -12
+    assert theirs == pytest.approx(ours, abs=2 * 0.6)  # as below, of two tokens
+
+
+def test_a_chat_that_ends_with_an_answer_is_continued(hf, llama):
+    """One prompt in both: the template up to the answer, then its beginning as it stands."""
+    start = "My favourite colour is "
+    chat = [*CHATS[3], {"role": "assistant", "content": start}]
+    assert hf.render(chat) == llama.render(chat) == hf.render(CHATS[3]) + start
+    assert hf.render(chat).endswith(f"<|im_start|>assistant\n{start}")
+    assert hf._ids(chat) == llama._ids(chat)
+    for engine in (hf, llama):
+        answer = engine.generate(chat, max_new_tokens=4)
+        assert answer.prompt_tokens == engine.count_tokens(chat) == len(hf._ids(chat))
+        assert start not in answer.text
+        longer = [*chat[:1], {"role": "assistant", "content": start + answer.text}]
+        assert engine.count_tokens(longer) > engine.count_tokens(chat)
 
 
 def test_label_scores_of_the_packaged_weights_are_near(hf, llama):
@@ -209,11 +263,10 @@ def test_label_scores_of_the_packaged_weights_are_near(hf, llama):
 
 def test_transformers_engine_writes_what_generate_writes(hf, smollm2):
     model, tokenizer = smollm2
-    for prompt in TEXTS[:4]:
+    for prompt, answer in zip(TEXTS[:4], hf.generate(TEXTS[:4], max_new_tokens=8), strict=True):
         inputs = tokenizer(prompt, return_tensors="pt")
-        expected = model.generate(**inputs, max_new_tokens=12, do_sample=False)
+        expected = model.generate(**inputs, max_new_tokens=8, do_sample=False)
         new = expected[0, inputs["input_ids"].shape[1] :]
-        answer = hf.generate(prompt, max_new_tokens=12)
         assert list(answer.tokens) == new.tolist()
         assert answer.text == tokenizer.decode(new, skip_special_tokens=True)
         assert answer.completion_tokens == len(new)
@@ -274,10 +327,10 @@ def test_scores_find_the_right_country(engine):
         {"temperature": 1.5, "min_p": 0.1},
     ],
 )
-@pytest.mark.parametrize("name", ["hf", "llama_f32"])
+@pytest.mark.parametrize("name", ["hf_wide", "llama_f32"])
 def test_samples_follow_the_exact_distribution(name, settings, request, smollm2):
     model, tokenizer = smollm2
-    prompt, draws = "My favourite colour is", 400
+    prompt, draws = "Colour", 400  # one token: what is read is drawn from
     logits = model(**tokenizer(prompt, return_tensors="pt")).logits[0, -1].double()
     exact = kept_probabilities(logits, **settings)
     engine = request.getfixturevalue(name)
@@ -304,10 +357,10 @@ def kept_probabilities(logits, *, temperature, top_k=None, top_p=1.0, min_p=0.0)
 
 
 def test_an_answer_is_the_same_alone_and_in_any_batch(engine):
-    prompts = PROMPTS[::3]  # 11 texts and chats: more than one batch, in uneven lengths
-    together = engine.generate(prompts, max_new_tokens=6)
-    backwards = engine.generate(prompts[::-1], max_new_tokens=6)[::-1]
-    alone = [engine.generate(prompt, max_new_tokens=6) for prompt in prompts]
+    prompts = PROMPTS[::3][:9]  # 7 texts and 2 chats: more than one batch, in uneven lengths
+    together = engine.generate(prompts, max_new_tokens=4)
+    backwards = engine.generate(prompts[::-1], max_new_tokens=4)[::-1]
+    alone = [engine.generate(prompt, max_new_tokens=4) for prompt in prompts]
     assert alone == together == backwards
 
 
@@ -358,7 +411,7 @@ def test_a_stop_string_ends_the_answer_and_is_left_out(engine, many):
 
 def test_seeds_repeat_and_differ(engine):
     def sample(seed, prompts="Once upon a time"):
-        return engine.generate(prompts, max_new_tokens=12, temperature=1.0, seed=seed)
+        return engine.generate(prompts, max_new_tokens=6, temperature=1.0, seed=seed)
 
     assert sample(1) == sample(1)
     assert sample(1) != sample(2)
@@ -367,10 +420,31 @@ def test_seeds_repeat_and_differ(engine):
     assert len({answer.text for answer in batch}) == 4
 
 
-@pytest.mark.parametrize("narrowest", [{"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}])
-def test_a_choice_of_one_is_greedy(engine, narrowest):
-    greedy = engine.generate(TEXTS[:3], max_new_tokens=6)
-    assert engine.generate(TEXTS[:3], max_new_tokens=6, temperature=1.0, **narrowest) == greedy
+def test_a_choice_of_one_is_greedy(engine):
+    greedy = engine.generate(TEXTS[:3], max_new_tokens=5)
+    for narrowest in ({"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}):
+        found = engine.generate(TEXTS[:3], max_new_tokens=5, temperature=1.0, **narrowest)
+        assert found == greedy, narrowest
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-39, 5e-324])
+def test_a_temperature_near_zero_is_greedy(engine, temperature):
+    greedy = engine.generate(TEXTS[:2], max_new_tokens=4)
+    assert engine.generate(TEXTS[:2], max_new_tokens=4, temperature=temperature) == greedy
+
+
+def test_settings_may_be_numpy_numbers(engine):
+    plain = {"max_new_tokens": 3, "top_k": 40, "seed": 2}
+    shares = {"temperature": 0.5, "top_p": 0.875, "min_p": 0.125, "repetition_penalty": 1.25}
+    numbers = {name: np.int64(value) for name, value in plain.items()}
+    numbers |= {name: np.float32(value) for name, value in shares.items()}  # all of them exact
+    assert engine.generate("The sea", **numbers) == engine.generate("The sea", **plain, **shares)
+
+
+def test_settings_are_handed_on_in_their_order():
+    """`generate` builds its Settings by position."""
+    _, _, *parameters = inspect.signature(Engine.generate).parameters
+    assert tuple(parameters) == Settings._fields
 
 
 def test_transformers_engine_leaves_model_threads_and_randomness_as_found(smollm2):
@@ -438,7 +512,12 @@ def test_transformers_engine_has_no_grammar(hf):
         (5, {}, "not int"),
         (["fine", 5], {}, "not int"),
         ([{"role": "user"}], {}, "not {'role': 'user'}"),
+        ([CHATS[0][0] | {"role": "assistant"}], {}, "an answer, to be continued, and nothing bef"),
+        (CHATS[0] + [{"role": "assistant", "content": "A"}] * 2, {}, "and another one before it"),
         ("a", {"max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
+        ("a", {"max_new_tokens": 2.5}, r"max_new_tokens is 2.5; .* at least 1 \(an integer\)"),
+        ("a", {"top_k": 2.5}, r"top_k is 2.5; it must be at least 1 \(an integer\)"),
+        ("a", {"seed": 0.5}, "seed is 0.5; it must be an integer"),
         ("a", {"temperature": -0.5}, r"temperature is -0.5; it must be 0 \(greedy\) or more"),
         ("a", {"temperature": math.nan}, "temperature is nan"),
         ("a", {"top_k": 0}, "top_k is 0; it must be at least 1"),
@@ -454,6 +533,28 @@ def test_transformers_engine_has_no_grammar(hf):
 def test_bad_input_is_named_with_its_limit(engine, prompts, settings, message):
     with pytest.raises(ValueError, match=message):
         engine.generate(prompts, **settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "ask"),
+    [
+        ("the prompt", lambda engine, text: engine.generate(text)),
+        ("the prompt", lambda engine, text: engine.generate(["fine", text])),
+        ("the prompt", lambda engine, text: engine.logprobs(text, [" a"])),
+        ("the prompt", lambda engine, text: engine.count_tokens(text)),
+        ("a message", lambda engine, text: engine.render([{"role": "user", "content": text}])),
+        ("a stop string", lambda engine, text: engine.generate("a", stop=["b", text])),
+        ("a completion", lambda engine, text: engine.logprobs("a", [" b", text])),
+        ("the grammar", lambda engine, text: engine.generate("a", grammar=f"root::={text}")),
+        ("the json_schema", lambda engine, text: engine.generate("a", json_schema={"a": [text]})),
+    ],
+)
+def test_half_a_character_is_named(engine, name, ask):
+    with pytest.raises(
+        ValueError, match=rf"{name} has '\\ud83d' at position \d+, a lone surrogate"
+    ):
+        ask(engine, "so \ud83d")
+    assert len(engine._ids("so 😀")) == 3, "the whole character is a text like any other"
 
 
 @pytest.mark.parametrize("completions", [[], [""], " yes", [" yes", ""]])
@@ -551,15 +652,6 @@ def test_import_is_light():
     assert heavy.stdout.strip() == "[]", heavy.stderr
 
 
-def test_threads_follow_the_environment_and_torch(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert llama_cpp.default_threads() == 3
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    assert llama_cpp.default_threads() == torch.get_num_threads()
-    monkeypatch.delitem(sys.modules, "torch")
-    assert 1 <= llama_cpp.default_threads() <= os.cpu_count()
-
-
 def test_two_engines_at_once_are_silent_and_leave_nothing_behind():
     """Also the second one loaded, and streams at the level of file descriptors."""
     done = run_python("""
@@ -568,7 +660,9 @@ def test_two_engines_at_once_are_silent_and_leave_nothing_behind():
         me = psutil.Process()
         for round in range(3):
             with load_engine("llama.cpp", parallel=2) as a, load_engine("llama.cpp") as b:
-                assert a.generate("The sea") == b.generate("The sea")
+                assert a.generate("The sea", max_new_tokens=8) == b.generate(
+                    "The sea", max_new_tokens=8
+                )
             if round == 0:
                 threads = me.num_threads()
                 assert threads <= 2, threads  # this one and llama.cpp's logger

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from course_utils import models
 from course_utils.backends.protocol import Answer, Chat, EngineError, Settings, window_of
+from course_utils.training import batches_by_length
 
 if TYPE_CHECKING:
     import torch
@@ -41,19 +42,6 @@ def loaded(
     if tokenizer is None:
         raise ValueError("a loaded model needs its tokenizer; give tokenizer=…")
     return model, tokenizer
-
-
-def _batches(lengths: list[int], size: int, *, equal: bool) -> list[list[int]]:
-    """Group prompts of about one length, so that little is padded; of exactly one if `equal`."""
-    groups: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        last = groups[-1] if groups else []
-        fits = 0 < len(last) < size and not (equal and lengths[last[0]] != lengths[i])
-        if fits:
-            last.append(i)
-        else:
-            groups.append([i])
-    return groups
 
 
 class HuggingFace:
@@ -105,59 +93,55 @@ class HuggingFace:
                 self.net.train(training)
                 torch.set_num_threads(threads)
 
-    def complete(self, prompts: list[list[int]], how: Settings) -> list[Answer]:
-        if how.grammar is not None or how.json_schema is not None:
+    def complete(self, prompts: list[list[int]], settings: Settings) -> list[Answer]:
+        if settings.grammar is not None or settings.json_schema is not None:
             raise ValueError("only the llama.cpp engine follows a grammar or a json_schema")
         # Padding is masked out of attention, but a repetition penalty would count it as text.
-        groups = _batches(
-            [len(p) for p in prompts], self.parallel, equal=how.repetition_penalty != 1
-        )
+        equal = settings.repetition_penalty != 1
+        groups = batches_by_length([len(p) for p in prompts], self.parallel, equal=equal)
         answers: dict[int, Answer] = {}
-        with self._computing(how.seed):
+        with self._computing(settings.seed):
             for group in groups:
-                batch = self._answers([prompts[i] for i in group], how)
+                batch = self._answers([prompts[i] for i in group], settings)
                 answers.update(zip(group, batch, strict=True))
         return [answers[i] for i in range(len(prompts))]
 
-    def _answers(self, prompts: list[list[int]], how: Settings) -> list[Answer]:
+    def _answers(self, prompts: list[list[int]], settings: Settings) -> list[Answer]:
         """Answer one batch."""
-        import torch
-
-        start, width = time.perf_counter(), max(map(len, prompts))
-        pad = [width - len(p) for p in prompts]
-        ids = torch.tensor([[self.ends[0]] * n + p for n, p in zip(pad, prompts, strict=True)])
-        mask = torch.tensor([[0] * n + [1] * (width - n) for n in pad])
-        stopped: dict[int, int] = {}
-        criteria = [self._stopping(how.stop, width, stopped)] if how.stop else []
+        start = time.perf_counter()
+        ids = self._padded(prompts, self.ends[0], "left")  # (B, T)
+        mask = self._padded([[1] * len(prompt) for prompt in prompts], 0, "left")
+        width, stopped = ids.shape[1], dict[int, int]()
+        criteria = [self._stopping(settings.stop, width, stopped)] if settings.stop else []
         written = self.net.generate(
-            ids.to(self.net.device),
-            attention_mask=mask.to(self.net.device),
-            generation_config=self._config(how),
+            ids,
+            attention_mask=mask,
+            generation_config=self._config(settings),
             stopping_criteria=criteria,
         )[:, width:].tolist()
         seconds = time.perf_counter() - start
         return [
-            self._answer(len(prompt), tokens[: stopped.get(row)], row in stopped, how, seconds)
+            self._answer(len(prompt), tokens[: stopped.get(row)], row in stopped, settings, seconds)
             for row, (prompt, tokens) in enumerate(zip(prompts, written, strict=True))
         ]
 
-    def _config(self, how: Settings) -> Any:
+    def _config(self, settings: Settings) -> Any:
         """Return the settings as transformers names them, none left to the model's own file."""
         from transformers import GenerationConfig
 
         sampling = {
-            "temperature": float(how.temperature),
-            "top_k": how.top_k or 0,
-            "top_p": float(how.top_p),
-            "min_p": float(how.min_p),
+            "temperature": float(settings.temperature),
+            "top_k": settings.top_k or 0,
+            "top_p": float(settings.top_p),
+            "min_p": float(settings.min_p),
         }
         return GenerationConfig(
-            max_new_tokens=how.max_new_tokens,
-            do_sample=how.temperature > 0,
-            repetition_penalty=float(how.repetition_penalty),
+            max_new_tokens=settings.max_new_tokens,
+            do_sample=not settings.greedy,
+            repetition_penalty=float(settings.repetition_penalty),
             eos_token_id=self.ends,
             pad_token_id=self.ends[0],
-            **(sampling if how.temperature > 0 else {}),
+            **({} if settings.greedy else sampling),
         )
 
     def _stopping(
@@ -179,12 +163,17 @@ class HuggingFace:
         return rule
 
     def _answer(
-        self, prompt_tokens: int, tokens: list[int], stopped: bool, how: Settings, seconds: float
+        self,
+        prompt_tokens: int,
+        tokens: list[int],
+        stopped: bool,
+        settings: Settings,
+        seconds: float,
     ) -> Answer:
         """Cut one row of a batch off where its answer ended."""
         end = next((i + 1 for i, token in enumerate(tokens) if token in self.ends), None)
         text = self.tokenizer.decode(tokens[:end], skip_special_tokens=True)
-        for stop in how.stop:
+        for stop in settings.stop:
             text = text.partition(stop)[0]
         return Answer(
             text=text,
@@ -213,7 +202,7 @@ class HuggingFace:
         rests = [prompt[common:] for prompt in prompts]
         begun = self._read(prompts[0][:common]).past_key_values if common else None
         scores: dict[int, list[float]] = {}
-        for group in _batches([len(rest) for rest in rests], self.parallel, equal=False):
+        for group in batches_by_length([len(rest) for rest in rests], self.parallel):
             batch = self._next_of_batch([rests[i] for i in group], copy.deepcopy(begun), tokens)
             scores.update(zip(group, batch, strict=True))
         return [scores[i] for i in range(len(prompts))]
@@ -239,16 +228,18 @@ class HuggingFace:
         logits = read.logits[rows, at]  # of (B, places, V): (B, V)
         return logits.float().log_softmax(-1)[:, tokens].tolist()
 
-    def _padded(self, texts: list[list[int]]) -> torch.Tensor:
-        """Stack token ids, padded on the right: (B, T).
+    def _padded(self, texts: list[list[int]], value: int = 0, side: str = "right") -> torch.Tensor:
+        """Stack token ids, padded on one side: (B, T).
 
-        That needs no mask where nothing is read after the padding: no token looks ahead.
+        Padding on the right needs no mask where nothing is read after it: no token looks ahead.
         """
         import torch
 
-        width = max(map(len, texts))
-        rows = [text + [0] * (width - len(text)) for text in texts]
-        return torch.tensor(rows, device=self.net.device)
+        rows = [torch.tensor(text) for text in texts]
+        padded = torch.nn.utils.rnn.pad_sequence(
+            rows, batch_first=True, padding_value=value, padding_side=side
+        )
+        return padded.to(self.net.device)
 
     def _logprobs(self, prompt: list[int], endings: list[list[int]]) -> list[float]:
         """Read the prompt once, then all endings in one batch on copies of its cache."""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, NamedTuple, Protocol
 
+# Below this temperature the likeliest token is taken: two float32 logits above 1 are at least 1e-7
+# apart, odds of e^1000 to one here, and at 1e-38 the quotients overflow.
+COLDEST = 1e-10
 SMALLEST_WINDOW = 64
 DEFAULT_WINDOW = 2048  # tokens; llama.cpp reserves the memory for all of them beforehand
 Chat = Sequence[dict[str, str]]
@@ -36,7 +41,7 @@ class Answer:
 
 
 class Settings(NamedTuple):
-    """The settings of one call; by default one greedy token."""
+    """The settings of one call, in the order of `Engine.generate`; by default one greedy token."""
 
     max_new_tokens: int = 1
     temperature: float = 0.0
@@ -49,6 +54,10 @@ class Settings(NamedTuple):
     grammar: str | None = None
     json_schema: dict[str, Any] | None = None
 
+    @property
+    def greedy(self) -> bool:
+        return self.temperature < COLDEST
+
 
 class Backend(Protocol):
     """What an engine asks of transformers or llama.cpp: token ids in, answers out."""
@@ -57,7 +66,7 @@ class Backend(Protocol):
 
     def render(self, chat: Chat) -> str: ...
     def tokenize(self, text: str, *, special: bool) -> list[int]: ...
-    def complete(self, prompts: list[list[int]], how: Settings) -> list[Answer]: ...
+    def complete(self, prompts: list[list[int]], settings: Settings) -> list[Answer]: ...
     def score(self, prompts: list[list[int]], endings: list[list[int]]) -> list[list[float]]: ...
     def close(self) -> None: ...
 
@@ -65,25 +74,56 @@ class Backend(Protocol):
 # ── checks ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def check_settings(how: Settings) -> None:
-    """Raise ValueError that names the first setting out of its range, its value and the range."""
+def checked(settings: Settings) -> Settings:
+    """The settings in Python's own numbers: numpy's are numbers too, but JSON can't hold them.
+
+    Raises ValueError that names the first setting out of its range, its value and the range.
+    """
+    given = Settings(*(value.item() if hasattr(value, "item") else value for value in settings))
     limits = {
-        "max_new_tokens": (how.max_new_tokens >= 1, "at least 1"),
-        "temperature": (0 <= how.temperature < math.inf, "0 (greedy) or more, and finite"),
-        "top_k": (how.top_k is None or how.top_k >= 1, "at least 1, or None for all tokens"),
-        "top_p": (0 <= how.top_p <= 1, "between 0 and 1"),
-        "min_p": (0 <= how.min_p <= 1, "between 0 and 1"),
-        "repetition_penalty": (0 < how.repetition_penalty < math.inf, "above 0, and finite"),
-        "stop": (all(how.stop), "strings of at least one character"),
-        "seed": (0 <= how.seed < 2**63, "between 0 and 2**63 − 1"),
+        "max_new_tokens": (_is_count(given.max_new_tokens), "at least 1 (an integer)"),
+        "temperature": (0 <= given.temperature < math.inf, "0 (greedy) or more, and finite"),
+        "top_k": (
+            given.top_k is None or _is_count(given.top_k),
+            "at least 1 (an integer), or None for all tokens",
+        ),
+        "top_p": (0 <= given.top_p <= 1, "between 0 and 1"),
+        "min_p": (0 <= given.min_p <= 1, "between 0 and 1"),
+        "repetition_penalty": (0 < given.repetition_penalty < math.inf, "above 0, and finite"),
+        "stop": (all(given.stop), "strings of at least one character"),
+        "seed": (_is_seed(given.seed), "an integer between 0 and 2**63 − 1"),
         # llama.cpp takes grammars in other languages too, but ignores their mistakes in silence.
-        "grammar": (how.grammar is None or "::=" in how.grammar, "in GBNF: root ::= …"),
+        "grammar": (given.grammar is None or "::=" in given.grammar, "in GBNF: root ::= …"),
     }
     for name, (within, limit) in limits.items():
         if not within:
-            raise ValueError(f"{name} is {getattr(how, name)!r}; it must be {limit}")
-    if how.grammar is not None and how.json_schema is not None:
+            raise ValueError(f"{name} is {getattr(given, name)!r}; it must be {limit}")
+    if given.grammar is not None and given.json_schema is not None:
         raise ValueError("grammar and json_schema are both given; an answer can follow only one")
+    check_texts("a stop string", given.stop)
+    check_texts("the grammar", [given.grammar or ""])
+    check_texts("the json_schema", [json.dumps(given.json_schema, ensure_ascii=False)])
+    return given
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, Integral) and value >= 1
+
+
+def _is_seed(value: Any) -> bool:
+    return isinstance(value, Integral) and 0 <= value < 2**63
+
+
+def check_texts(name: str, texts: Iterable[str]) -> None:
+    """ValueError for half of a character, which a Python string can hold and no text can."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{name} has {text[error.start]!r} at position {error.start}, a lone surrogate: "
+                "half of a character, as badly decoded text has it; decode it anew, or drop it"
+            ) from None
 
 
 def _is_chat(prompt: Any) -> bool:
@@ -95,9 +135,24 @@ def check_prompt(prompt: Any) -> None:
         raise ValueError(f"a prompt is a text or a list of messages, not {type(prompt).__name__}")
     if not prompt:
         raise ValueError(f"the prompt is empty ({prompt!r}); give at least one token of text")
-    for message in () if isinstance(prompt, str) else prompt:
+    if isinstance(prompt, str):
+        check_texts("the prompt", [prompt])
+        return
+    for message in prompt:
         if not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise ValueError(f'a message is {{"role": text, "content": text}}, not {message!r}')
+        check_texts("a message", [message["role"], message["content"]])
+    _check_turns([message["role"] for message in prompt])
+
+
+def _check_turns(roles: list[str]) -> None:
+    """A last answer is continued: something must come before it, and not an answer again."""
+    if roles[-1] == "assistant" and roles[-2:-1] in ([], ["assistant"]):
+        before = "another one" if roles[:-1] else "nothing"
+        raise ValueError(
+            f"the chat ends with an answer, to be continued, and {before} before it; "
+            "begin with what the user says, and join answers that follow each other"
+        )
 
 
 def batch_of(prompts: Any) -> tuple[list[Prompt], bool]:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from course_utils.exercises import Case, Exercise
+from course_utils.inference import processors
 from course_utils.inference.processors import (
     repetition_penalty,
     repetition_penalty_plain,
-    temperature,
     top_p,
     top_p_plain,
 )
@@ -29,14 +29,26 @@ def _random_logits(seed: int, size: int = 8) -> Tensor:
 # ── temperature ──────────────────────────────────────────────────────────────────────────────────
 
 
-def softmax_with_temperature(logits: Tensor, T: float) -> Tensor:
-    """Probabilities of the next token at temperature T > 0: logits (V,) → probabilities (V,)."""
-    return temperature(logits, T).softmax(-1)
+def softmax_with_temperature(logits: Tensor, temperature: float) -> Tensor:
+    """Probabilities of the next token at a temperature > 0: logits (V,) → probabilities (V,)."""
+    return processors.temperature(logits, temperature).softmax(-1)
 
 
 def _temperature_inputs() -> Iterator[tuple]:
-    for seed, T in enumerate((0.3, 0.7, 1.0, 2.0)):
-        yield _random_logits(seed), T
+    for seed, temperature in enumerate((0.3, 0.7, 1.0, 2.0)):
+        yield _random_logits(seed), temperature
+
+
+def _multiplied(logits: Tensor, temperature: float) -> Tensor:
+    return (logits * temperature).softmax(-1)
+
+
+def _divided_too_late(logits: Tensor, temperature: float) -> Tensor:
+    return logits.softmax(-1) / temperature
+
+
+def _without_softmax(logits: Tensor, temperature: float) -> Tensor:
+    return logits / temperature
 
 
 # ── top-p ────────────────────────────────────────────────────────────────────────────────────────
@@ -130,10 +142,10 @@ def _wrong_width(totals: Tensor, logprobs: Tensor, num_beams: int) -> list[tuple
 EXERCISES = {
     "temperature": Exercise(
         reference=softmax_with_temperature,
-        solution=(softmax_with_temperature, temperature),
-        hint="Divide the logits by T first, then take the softmax of the result.",
+        solution=(softmax_with_temperature, processors.temperature),
+        hint="Divide the logits by the temperature first, then take the softmax of the result.",
         cases=(
-            Case((LOGITS, 1.0), LOGITS.exp(), why="T = 1 changes nothing."),
+            Case((LOGITS, 1.0), LOGITS.exp(), why="A temperature of 1 changes nothing."),
             Case(
                 (torch.tensor([0.0, math.log(4.0)]), 2.0),
                 torch.tensor([1 / 3, 2 / 3]),
@@ -142,11 +154,9 @@ EXERCISES = {
         ),
         inputs=_temperature_inputs,
         mistakes={
-            "the logits are multiplied by T": lambda z, T: (z * T).softmax(-1),
-            "the probabilities are divided by T instead of the logits": lambda z, T: (
-                z.softmax(-1) / T
-            ),
-            "the logits are not turned into probabilities": lambda z, T: z / T,
+            "the logits are multiplied by the temperature": _multiplied,
+            "the probabilities are divided instead of the logits": _divided_too_late,
+            "the logits are not turned into probabilities": _without_softmax,
         },
     ),
     "top_p": Exercise(

@@ -187,6 +187,6 @@ def exact_search_plain(
     max_new_tokens: int,
     vocab_size: int,
 ) -> tuple[int, ...]:
-    """`likeliest` without stop tokens, by trying all vocab_size ** max_new_tokens sequences."""
+    """`exact_search` without stop tokens, by trying all vocab_size ** max_new_tokens sequences."""
     every = itertools.product(range(vocab_size), repeat=max_new_tokens)
     return max(every, key=lambda new: sequence_logprob(next_logits, [*prompt, *new], len(prompt)))

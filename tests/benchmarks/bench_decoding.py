@@ -169,7 +169,7 @@ def processor_rows(logits: Tensor, ids: Tensor, label: str) -> list[Row]:
 
 
 def processor_row(name: str, ours: Callable[[], Tensor], theirs: Callable[[], Tensor]) -> Row:
-    # A last bit, and a token at the very edge of a nucleus, may differ: see tests/test_decoding.py.
+    # A last bit, and a token at the very edge of a nucleus, may differ: see test_processors.py.
     apart = (ours() - theirs()).nan_to_num(0, 0, 0).abs().max()
     assert apart < 1e-4, f"{name} differs by {apart}"
     times = 50

@@ -17,6 +17,7 @@ from transformers import TopKLogitsWarper, TopPLogitsWarper
 from course_utils.inference import decoding, processors
 from course_utils.inference.next_logits import cached_next_logits_of, next_logits_of
 from course_utils.inference.search import beam_search, exact_search
+from course_utils.training import batches_by_length
 
 ONE_ID = torch.tensor([[0]])
 
@@ -24,21 +25,21 @@ ONE_ID = torch.tensor([[0]])
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("temperature", (-0.1,), "temperature T is -0.1; it must be a finite number >= 0"),
-        ("temperature", (INF,), "temperature T is inf"),
-        ("temperature", (math.nan,), "temperature T is nan"),
-        ("top_k", (0,), "k is 0; it must be an integer >= 1"),
-        ("top_k", (2.5,), "k is 2.5"),
-        ("top_p", (1.01,), "p is 1.01; it must be between 0 and 1"),
-        ("top_p", (-0.01,), "p is -0.01"),
-        ("top_p", (math.nan,), "p is nan"),
-        ("min_p", (1.01,), "p_base is 1.01; it must be between 0 and 1"),
-        ("min_p", (-0.01,), "p_base is -0.01"),
-        ("repetition_penalty", (ONE_ID, 0.0), "penalty is 0.0; it must be a finite number > 0"),
-        ("repetition_penalty", (ONE_ID, -1.0), "penalty is -1.0"),
-        ("repetition_penalty", (ONE_ID, math.nan), "penalty is nan"),
-        ("no_repeat_ngram", (ONE_ID, -1), "n is -1; it must be an integer >= 0"),
-        ("no_repeat_ngram", (ONE_ID, 1.5), "n is 1.5"),
+        ("temperature", (-0.1,), "temperature is -0.1; it must be a finite number >= 0"),
+        ("temperature", (INF,), "temperature is inf"),
+        ("temperature", (math.nan,), "temperature is nan"),
+        ("top_k", (0,), "top_k is 0; it must be an integer >= 1"),
+        ("top_k", (2.5,), "top_k is 2.5"),
+        ("top_p", (1.01,), "top_p is 1.01; it must be between 0 and 1"),
+        ("top_p", (-0.01,), "top_p is -0.01"),
+        ("top_p", (math.nan,), "top_p is nan"),
+        ("min_p", (1.01,), "min_p is 1.01; it must be between 0 and 1"),
+        ("min_p", (-0.01,), "min_p is -0.01"),
+        ("repetition_penalty", (ONE_ID, 0.0), "repetition_penalty is 0.0; it must be a finite num"),
+        ("repetition_penalty", (ONE_ID, -1.0), "repetition_penalty is -1.0"),
+        ("repetition_penalty", (ONE_ID, math.nan), "repetition_penalty is nan"),
+        ("no_repeat_ngram", (ONE_ID, -1), "no_repeat_ngram_size is -1; it must be an integer >= 0"),
+        ("no_repeat_ngram", (ONE_ID, 1.5), "no_repeat_ngram_size is 1.5"),
     ],
 )
 def test_bad_parameters_are_named_with_their_range(name, arguments, message):
@@ -114,7 +115,7 @@ def test_sample_follows_the_joint_distribution_of_two_tokens():
 
 def test_sample_follows_the_reshaped_distribution():
     generator = torch.Generator().manual_seed(0)
-    process = processors.processor(T=0.7, k=3)
+    process = processors.processor(temperature=0.7, top_k=3)
     prompt = torch.ones(20_000, 1).long()
     drawn = decoding.sample(chain, prompt, 1, process=process, generator=generator)
     tokens = torch.tensor([c.tokens[0] for c in drawn])
@@ -126,7 +127,7 @@ LOOPS = {
     "greedy": decoding.greedy,
     "sample": decoding.sample,
     "beam_search": beam_search,
-    "likeliest": exact_search,
+    "exact_search": exact_search,
 }
 
 
@@ -168,56 +169,58 @@ def test_greedy_of_a_batch_equals_generate(tiny):
 
 
 def test_greedy_with_penalties_equals_generate(tiny):
-    process = processors.processor(penalty=1.3, n=2)
+    penalties = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2}
     for prompt in prompts(5):
+        process = processors.processor(**penalties)
         ours = decoding.greedy(next_logits_of(tiny), prompt, 20, process=process)
-        options = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2}
-        assert padded(ours) == generate(tiny, prompt, 20, **options)[0]
+        assert padded(ours) == generate(tiny, prompt, 20, **penalties)[0]
 
 
-KNOBS = [
-    ({"T": 1.5}, {"temperature": 1.5}),
-    ({"k": 5}, {"top_k": 5}),
-    ({"p": 0.7}, {"top_p": 0.7}),
-    ({"p_base": 0.2}, {"min_p": 0.2}),
-    (
-        {"T": 1.7, "k": 20, "p": 0.9, "p_base": 0.02, "penalty": 1.2, "n": 3},
-        {"temperature": 1.7, "top_k": 20, "top_p": 0.9, "min_p": 0.02, "repetition_penalty": 1.2,
-         "no_repeat_ngram_size": 3},
-    ),
+SETTINGS = [
+    {"temperature": 1.5},
+    {"top_k": 5},
+    {"top_p": 0.7},
+    {"min_p": 0.2},
+    {"temperature": 1.7, "top_k": 20, "top_p": 0.9, "min_p": 0.02, "repetition_penalty": 1.2,
+     "no_repeat_ngram_size": 3},
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("ours", "theirs_"), KNOBS, ids=["T", "k", "p", "p_base", "all"])
-def test_sample_with_processors_equals_generate_draw_for_draw(tiny, ours, theirs_):
-    """The same seed gives the same text: the distributions agree, and so does their order."""
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: "+".join(settings))
+def test_sample_with_processors_equals_generate_draw_for_draw(tiny, settings):
+    """The same settings and seed, the same text: distributions agree, and so does their order."""
     for seed, prompt in enumerate(prompts(4)):
         torch.manual_seed(seed)
         next_logits = cached_next_logits_of(tiny)
-        got = decoding.sample(next_logits, prompt, 15, process=processors.processor(**ours))
+        got = decoding.sample(next_logits, prompt, 15, process=processors.processor(**settings))
         torch.manual_seed(seed)
-        options = {"do_sample": True, "top_k": 0, "top_p": 1.0, **theirs_}
+        options = {"do_sample": True, "top_k": 0, "top_p": 1.0, **settings}
         assert padded(got) == generate(tiny, prompt, 15, **options)[0]
 
 
 def test_greedy_equals_generate_on_smollm2(smollm2):
+    """Twenty prompts, those of one length in one batch, whose rows end on their own."""
     model, tokenizer = smollm2
     stop = [tokenizer.eos_token_id, tokenizer(".").input_ids[0]]
-    next_logits = cached_next_logits_of(model)
-    for prompt in smollm2_prompts(tokenizer):
-        (ours,) = decoding.greedy(next_logits, prompt, 16, stop=stop)
-        ((*expected,), *_), _ = generate(model, prompt, 16, eos_token_id=stop)
-        assert list(ours.tokens) == expected
-        assert ours.finish_reason == ("stop" if expected[-1] in stop else "length")
+    every, reasons = smollm2_prompts(tokenizer), set()
+    for rows in batches_by_length([ids.shape[1] for ids in every], 20, equal=True):
+        prompt = torch.cat([every[i] for i in rows])
+        ours = decoding.greedy(cached_next_logits_of(model), prompt, 8, stop=stop)
+        assert padded(ours) == generate(model, prompt, 8, eos_token_id=stop)[0]
+        for c in ours:
+            assert c.finish_reason == ("stop" if c.tokens[-1] in stop else "length")
+        reasons |= {c.finish_reason for c in ours}
+    assert reasons == {"stop", "length"}
 
 
 def test_sample_follows_the_exact_distribution_of_smollm2(smollm2):
     model, tokenizer = smollm2
     prompt = smollm2_prompts(tokenizer)[4]
-    logits, process = next_logits_of(model)(prompt), processors.processor(T=1.2, k=30, p=0.95)
+    logits = next_logits_of(model)(prompt)
+    process = processors.processor(temperature=1.2, top_k=30, top_p=0.95)
     generator = torch.Generator().manual_seed(0)
     tokens = []
-    for _ in range(20):
+    for _ in range(10):
         many = prompt.expand(100, -1)
         drawn = decoding.sample(
             lambda ids: logits.expand(len(ids), -1), many, 1, process=process, generator=generator

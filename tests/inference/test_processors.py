@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
+import numpy as np
 import pytest
 import torch
 from decoding_inputs import INF, chain
@@ -18,6 +20,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from course_utils.engines import Engine
 from course_utils.inference import decoding, processors
 from course_utils.inference.search import beam_search
 
@@ -84,14 +87,50 @@ def test_temperature_zero_keeps_the_first_of_the_largest():
     same(got, torch.tensor([[-INF, 3.0, -INF], [-1.0, -INF, -INF]]))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "temperature"),
+    [
+        (torch.float32, 1e-37),
+        (torch.float32, 1e-39),  # its inverse is no float32
+        (torch.float32, 5e-324),  # the least there is; its inverse is no float64 either
+        (torch.float64, 5e-324),
+        (torch.bfloat16, 1e-38),
+        (torch.float16, 1e-4),
+    ],
+)
+def test_temperature_near_zero_is_greedy(dtype, temperature):
+    batch = torch.tensor([[9.0, 8.0, -INF, 0.0], [0.0, -70.0, -9.0, -80.0], [-9, -8, -7, -9]])
+    got = processors.temperature(batch.to(dtype), temperature)
+    same(got.double().softmax(-1).argmax(-1), torch.tensor([0, 0, 2]))
+    same(got.double().softmax(-1).amax(-1), torch.ones(3).double())
+    assert got.dtype == dtype
+
+
+def test_temperature_that_overflows_leaves_other_rows_and_ties_alone():
+    """float16 holds numbers up to 65,504: at 0.5 the first row is beyond it, the second is not."""
+    logits = torch.tensor([[40_000.0, 40_000.0, 39_968.0], [1.0, 2.0, 3.0]]).half()
+    got = processors.temperature(logits, 0.5)
+    same(got, torch.tensor([[0.0, 0.0, -64.0], [2.0, 4.0, 6.0]]).half())
+    below = processors.temperature(-logits[:1], 0.5)  # to -inf, all of them: no token would be left
+    same(below, torch.tensor([[-64.0, -64.0, 0.0]]).half())
+    broken = processors.temperature(torch.tensor([[0.0, math.nan], [0.0, INF]]).half(), 0.5)
+    assert not broken.amax(-1).isfinite().any(), "what the model broke is not repaired"
+
+
+def test_temperature_near_zero_samples_as_greedy_does():
+    cold = processors.processor(temperature=1e-39)
+    (a,), (b,) = decoding.greedy(chain, [0], 6), decoding.sample(chain, [0], 6, process=cold)
+    assert a == b
+
+
 @prop
 @given(logits_(), st.floats(0.05, 20))
-def test_temperature_equals_transformers(logits, T):
-    got = processors.temperature(logits, T)
-    # A product with 1 / T may round its last bit differently from a quotient.
+def test_temperature_equals_transformers(logits, temperature):
+    got = processors.temperature(logits, temperature)
+    # A product with 1 / temperature may round its last bit differently from a quotient.
     last_bits = 2 * torch.finfo(logits.dtype).eps
     torch.testing.assert_close(
-        got, theirs(TemperatureLogitsWarper(T), logits), rtol=last_bits, atol=1e-7
+        got, theirs(TemperatureLogitsWarper(temperature), logits), rtol=last_bits, atol=1e-7
     )
     assert got.dtype == logits.dtype
 
@@ -164,6 +203,28 @@ def test_top_p_ties_at_the_edge_keep_lower_ids():
     batch = torch.tensor([[0.0, 0.0, 0.0, 0.0], [9.0, 0.0, 0.0, 0.0]])
     expected = [[True, True, True, False], [True, False, False, False]]
     assert kept(processors.top_p(batch, 0.6)).tolist() == expected
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [2, 3, 7, 10, 64, 100, 1000, 1024])
+def test_top_p_of_equal_tokens_keeps_as_many_as_the_share_says(size, dtype):
+    """p = j / V of V equal tokens is reached by j of them, in the fast form and in the plain."""
+    for level in (0.0, -3.3, 11.1):
+        row = torch.full((size,), level, dtype=dtype)
+        for j in {1, size // 3 or 1, size // 2, size - 1}:
+            for form in (processors.top_p, processors.top_p_plain):
+                got = kept(form(row, j / size)).tolist()
+                assert got == [True] * j + [False] * (size - j), (form.__name__, j)
+
+
+def test_top_p_counts_the_tail_when_p_is_almost_one():
+    """2,000 tokens of 1e-12: together more than what is missing to p."""
+    tail = torch.full((2000,), math.log(1e-12), dtype=torch.float64)
+    logits = torch.cat([torch.zeros(1, dtype=torch.float64), tail])
+    p = 1 - 1e-9  # and SUM_ERROR, 1e-10: the sum without the last 1,100 is enough
+    got = processors.top_p(logits, p)
+    same(got, processors.top_p_plain(logits, p))
+    assert kept(got).sum() == pytest.approx(901, abs=2)
 
 
 def same_nucleus(got, expected, logits, p, slack=2e-6):
@@ -264,40 +325,50 @@ def test_min_p_worked_case():
     same(processors.min_p(tie, 1), torch.tensor([2.0, 2.0, -INF]))
 
 
-def off_the_edge(logits, p_base, slack=1e-5):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_min_p_keeps_a_token_at_the_very_edge(dtype):
+    """Of counts 1 to 60 those from 60 · p on stay, although the logarithms are rounded."""
+    logits = torch.arange(1, 61, dtype=dtype).log()
+    for least in range(1, 61):
+        for form in (processors.min_p, processors.min_p_plain):
+            got = kept(form(logits, least / 60)).tolist()
+            assert got == [count >= least for count in range(1, 61)], (form.__name__, least)
+
+
+def off_the_edge(logits, p, slack=1e-5):
     """No token is within rounding of the threshold, where float32 may decide either way."""
-    if p_base == 0:
+    if p == 0:
         return True
-    gap = logits.double() - logits.double().amax(-1, keepdim=True) - math.log(p_base)
+    gap = logits.double() - logits.double().amax(-1, keepdim=True) - math.log(p)
     return bool((gap.abs() > slack).all())
 
 
 @prop
 @given(logits_(dtypes=(torch.float32, torch.float64)), st.floats(0, 1))
-def test_min_p_equals_transformers(logits, p_base):
-    got = processors.min_p(logits, p_base)
-    expected = theirs(MinPLogitsWarper(p_base), logits)
-    if p_base < 1e-30:  # a probability below the smallest float is 0 to transformers, and stays
+def test_min_p_equals_transformers(logits, p):
+    got = processors.min_p(logits, p)
+    expected = theirs(MinPLogitsWarper(p), logits)
+    if p < 1e-30:  # a probability below the smallest float is 0 to transformers, and stays
         assert (kept(got) <= kept(expected)).all()
-    elif off_the_edge(logits, p_base):
+    elif off_the_edge(logits, p):
         same(got, expected)
 
 
 @prop
 @given(logits_(dtypes=(torch.float16, torch.bfloat16)), st.floats(0.001, 1))
-def test_min_p_equals_transformers_in_half_precision(logits, p_base):
-    got = processors.min_p(logits, p_base)
-    if off_the_edge(logits, p_base):
-        same(got.float(), theirs(MinPLogitsWarper(p_base), logits.float()))
+def test_min_p_equals_transformers_in_half_precision(logits, p):
+    got = processors.min_p(logits, p)
+    if off_the_edge(logits, p):
+        same(got.float(), theirs(MinPLogitsWarper(p), logits.float()))
     assert got.dtype == logits.dtype
 
 
 @prop
 @given(logits_(), st.floats(0.001, 1))
-def test_min_p_equals_plain(logits, p_base):
-    plain = torch.stack([processors.min_p_plain(row, p_base) for row in rows(logits)])
-    if off_the_edge(logits, p_base):
-        same(processors.min_p(logits, p_base), plain.reshape(logits.shape))
+def test_min_p_equals_plain(logits, p):
+    plain = torch.stack([processors.min_p_plain(row, p) for row in rows(logits)])
+    if off_the_edge(logits, p):
+        same(processors.min_p(logits, p), plain.reshape(logits.shape))
 
 
 def test_repetition_penalty_worked_case():
@@ -385,12 +456,12 @@ def test_broken_logits_are_refused(choose, bad):
     logits_and_ids(),
     st.builds(
         processors.processor,
-        T=st.sampled_from((0, 0.3, 1.0, 2.0)),
-        k=st.sampled_from((None, 1, 5)),
-        p=st.sampled_from((0.0, 0.5, 1.0)),
-        p_base=st.sampled_from((0.0, 0.2)),
-        penalty=st.sampled_from((1.0, 1.3)),
-        n=st.sampled_from((0, 2)),
+        temperature=st.sampled_from((0, 0.3, 1.0, 2.0)),
+        top_k=st.sampled_from((None, 1, 5)),
+        top_p=st.sampled_from((0.0, 0.5, 1.0)),
+        min_p=st.sampled_from((0.0, 0.2)),
+        repetition_penalty=st.sampled_from((1.0, 1.3)),
+        no_repeat_ngram_size=st.sampled_from((0, 2)),
     ),
 )
 def test_processor_leaves_a_distribution(case, process):
@@ -406,6 +477,36 @@ def test_processor_leaves_a_distribution(case, process):
     torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-9)
 
 
+def test_processors_take_numpy_numbers():
+    logits, ids = torch.randn(2, 200), torch.tensor([[1, 2, 1], [3, 3, 3]])
+    counts = {"top_k": 5, "no_repeat_ngram_size": 2}
+    shares = {"temperature": 0.5, "top_p": 0.75, "min_p": 0.125, "repetition_penalty": 1.5}
+    expected = processors.processor(**counts, **shares)(logits, ids)
+    for integer, real in ((np.int64, np.float64), (np.int32, np.float32), (np.uint8, np.float16)):
+        numbers = {name: integer(value) for name, value in counts.items()}
+        numbers |= {name: real(value) for name, value in shares.items()}  # all of them exact
+        same(processors.processor(**numbers)(logits, ids), expected)
+    (a,) = decoding.greedy(chain, [0], np.int64(3))
+    assert a == decoding.greedy(chain, [0], 3)[0]
+    assert beam_search(chain, [0], np.int64(2), num_beams=np.int64(2)) == beam_search(
+        chain, [0], 2, num_beams=2
+    )
+
+
+def test_settings_have_the_names_and_defaults_they_have_in_the_engines():
+    ours = inspect.signature(processors.processor).parameters
+    theirs = inspect.signature(Engine.generate).parameters
+    assert set(ours) - set(theirs) == {"no_repeat_ngram_size"}  # llama.cpp has no such rule
+    differing = {n for n in ours if n in theirs and ours[n].default != theirs[n].default}
+    assert differing == {"temperature"}
+    assert (ours["temperature"].default, theirs["temperature"].default) == (1.0, 0.0)
+
+
+def test_processor_by_default_changes_nothing():
+    logits = torch.randn(3, 20)
+    assert processors.processor()(logits, torch.zeros(3, 4).long()) is logits
+
+
 def test_entropy_worked_cases():
     same(processors.entropy(torch.tensor([3.0, -INF, -INF])), torch.tensor(0.0))
     got = processors.entropy(torch.zeros(2, 8))
@@ -413,7 +514,7 @@ def test_entropy_worked_cases():
 
 
 def test_greedy_applies_process_and_keeps_the_models_logprob():
-    process = processors.processor(n=1)
+    process = processors.processor(no_repeat_ngram_size=1)
     (got,) = decoding.greedy(chain, [0, 1], 2, process=process)
     assert got.tokens == (2, 3)
     assert got.logprob == pytest.approx(math.log(0.3 * 0.9), abs=1e-6)  # fp32
@@ -422,6 +523,6 @@ def test_greedy_applies_process_and_keeps_the_models_logprob():
 def test_greedy_is_sample_at_temperature_zero():
     (a,), (b,) = (
         decoding.greedy(chain, [0], 6),
-        decoding.sample(chain, [0], 6, process=processors.processor(T=0)),
+        decoding.sample(chain, [0], 6, process=processors.processor(temperature=0)),
     )
     assert a == b

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -16,7 +17,6 @@ from decoding_inputs import (
     generate,
     padded,
     prompts,
-    smollm2_prompts,
 )
 
 from course_utils.inference import decoding, processors
@@ -122,7 +122,8 @@ def test_beam_search_records_its_tree():
 
 
 def test_beam_search_applies_process_to_log_probabilities():
-    best = beam_search(chain, [0, 1], 2, num_beams=4, process=processors.processor(n=1))
+    process = processors.processor(no_repeat_ngram_size=1)
+    best = beam_search(chain, [0, 1], 2, num_beams=4, process=process)
     assert best[0].tokens == (2, 3)
     assert all(len({0, 1, *c.tokens}) == 2 + len(c.tokens) for c in best)
 
@@ -204,12 +205,10 @@ def test_beam_search_equals_generate(tiny, length_penalty, early_stopping):
 
 def test_beam_search_with_penalties_equals_generate(tiny):
     for prompt in prompts(4):
-        ours = beam_search(
-            cached_next_logits_of(tiny), prompt, 10, process=processors.processor(penalty=1.3, n=2)
-        )
-        expected, _ = generate(
-            tiny, prompt, 10, num_beams=4, repetition_penalty=1.3, no_repeat_ngram_size=2
-        )
+        penalties = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2}
+        process = processors.processor(**penalties)
+        ours = beam_search(cached_next_logits_of(tiny), prompt, 10, process=process)
+        expected, _ = generate(tiny, prompt, 10, num_beams=4, **penalties)
         assert list(ours[0].tokens) == expected[0]
 
 
@@ -224,18 +223,19 @@ def ends_of_sentence(tokenizer):
     return [tokenizer.eos_token_id, *tokenizer(".\n,").input_ids]
 
 
-@pytest.mark.parametrize("length_penalty", [0.6, 1.0, 2.0])
-def test_beam_search_equals_generate_on_smollm2(smollm2, length_penalty):
+def test_beam_search_equals_generate_on_smollm2(smollm2):
+    """Every pair of length penalty and early stopping once; `tiny` has all of them six times."""
     model, tokenizer = smollm2
     stop = ends_of_sentence(tokenizer)
     next_logits, lengths = cached_next_logits_of(model), set()
-    for i, prompt in enumerate(smollm2_prompts(tokenizer)):
-        early_stopping = (False, True, "never")[i % 3]
+    pairs = itertools.product((0.6, 1.0, 2.0), (False, True, "never"))
+    for text, (length_penalty, early_stopping) in zip(TEXTS, pairs, strict=False):
+        prompt = tokenizer(text, return_tensors="pt").input_ids
         search = {"num_beams": 4, "length_penalty": length_penalty}
         search["early_stopping"] = early_stopping
-        ours = beam_search(next_logits, prompt, 7, stop=stop, **search)
-        expected, _ = generate(model, prompt, 7, eos_token_id=stop, **search)
-        assert list(ours[0].tokens) == expected[0], TEXTS[i]
+        ours = beam_search(next_logits, prompt, 6, stop=stop, **search)
+        expected, _ = generate(model, prompt, 6, eos_token_id=stop, **search)
+        assert list(ours[0].tokens) == expected[0], text
         lengths |= {len(c.tokens) for c in ours}
     assert len(lengths) > 2, "every beam ran to the maximum: nothing was shown of length penalties"
 

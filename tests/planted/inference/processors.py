@@ -10,16 +10,22 @@ from planting import Bug, originals
 right = originals("inference.processors")
 
 
-def temperature_multiplied(logits, T):
-    return logits * T if T > 0 else right["temperature"](logits, T)
+def temperature_multiplied(logits, temperature):
+    right_at_zero = right["temperature"](logits, 0)
+    return logits * temperature if temperature > 0 else right_at_zero
 
 
-def temperature_on_probabilities(logits, T):
-    return logits.softmax(-1) / T if T > 0 else right["temperature"](logits, T)
+def temperature_on_probabilities(logits, temperature):
+    right_at_zero = right["temperature"](logits, 0)
+    return logits.softmax(-1) / temperature if temperature > 0 else right_at_zero
 
 
-def temperature_without_zero(logits, T):
-    return logits / T if T > 0 else logits
+def temperature_without_zero(logits, temperature):
+    return logits / temperature if temperature > 0 else logits
+
+
+def temperature_overflows(logits, temperature):
+    return right["temperature"](logits, 0) if temperature == 0 else logits * (1 / temperature)
 
 
 def top_k_strict(logits, k):
@@ -75,18 +81,37 @@ def top_p_with_ties(logits, p):
     return logits.masked_fill(logits < edge, -math.inf)
 
 
-def min_p_absolute(logits, p_base):
+def top_p_edge_by_rounding(logits, p):
+    """Sums of float32 probabilities: whether p is reached is left to their last bits."""
+    mass, order = logits.float().softmax(-1).sort(dim=-1, descending=True, stable=True)
+    out = mass.cumsum(-1) - mass >= p if p else mass < mass[..., :1]
+    return logits.masked_fill(torch.zeros_like(out).scatter(-1, order, out), -math.inf)
+
+
+def top_p_tail_forgotten(logits, p):
+    """Never more than the tokens above 1e-12."""
+    kept = right["top_p"](logits, p)
+    return kept.masked_fill(logits.double().softmax(-1) < 1e-12, -math.inf)
+
+
+def min_p_edge_by_rounding(logits, p):
+    least = math.log(p) if p > 0 else -math.inf
+    distance = logits.double() - logits.amax(-1, keepdim=True).double()
+    return torch.where(distance < least, -math.inf, logits)
+
+
+def min_p_absolute(logits, p):
     """Relative to 1, not to the likeliest token."""
-    return logits.masked_fill(logits.softmax(-1) < p_base, -math.inf)
+    return logits.masked_fill(logits.softmax(-1) < p, -math.inf)
 
 
-def min_p_on_logits(logits, p_base):
-    return logits.masked_fill(logits < p_base * logits.amax(-1, keepdim=True), -math.inf)
+def min_p_on_logits(logits, p):
+    return logits.masked_fill(logits < p * logits.amax(-1, keepdim=True), -math.inf)
 
 
-def min_p_over_the_batch(logits, p_base):
+def min_p_over_the_batch(logits, p):
     mass = logits.softmax(-1)
-    return logits.masked_fill(mass < p_base * mass.max(), -math.inf)
+    return logits.masked_fill(mass < p * mass.max(), -math.inf)
 
 
 def repetition_penalty_subtracts(logits, ids, penalty):
@@ -101,28 +126,28 @@ def repetition_penalty_last_token(logits, ids, penalty):
     return right["repetition_penalty"](logits, ids[..., -1:], penalty)
 
 
-def no_repeat_ngram_longer(logits, ids, n):
-    return right["no_repeat_ngram"](logits, ids, n + 1 if n else 0)
+def no_repeat_ngram_longer(logits, ids, size):
+    return right["no_repeat_ngram"](logits, ids, size + 1 if size else 0)
 
 
-def no_repeat_ngram_shorter(logits, ids, n):
-    return right["no_repeat_ngram"](logits, ids, max(n - 1, 0))
+def no_repeat_ngram_shorter(logits, ids, size):
+    return right["no_repeat_ngram"](logits, ids, max(size - 1, 0))
 
 
-def no_repeat_ngram_misses_the_last(logits, ids, n):
+def no_repeat_ngram_misses_the_last(logits, ids, size):
     """The windows end one token early."""
-    if n < 2 or ids.shape[-1] < n:
-        return right["no_repeat_ngram"](logits, ids, n)
-    shorter = torch.cat([ids[..., :-1], ids[..., -n + 1 :]], dim=-1)
-    return right["no_repeat_ngram"](logits, shorter, n)
+    if size < 2 or ids.shape[-1] < size:
+        return right["no_repeat_ngram"](logits, ids, size)
+    shorter = torch.cat([ids[..., :-1], ids[..., -size + 1 :]], dim=-1)
+    return right["no_repeat_ngram"](logits, shorter, size)
 
 
-def no_repeat_ngram_allows_once_more(logits, ids, n):
+def no_repeat_ngram_allows_once_more(logits, ids, size):
     """Another match of the same start lifts the ban."""
-    if n == 0 or ids.shape[-1] < n:
+    if size == 0 or ids.shape[-1] < size:
         return logits
-    seen = ids.unfold(-1, n, 1)
-    start = ids[..., None, ids.shape[-1] - n + 1 :]
+    seen = ids.unfold(-1, size, 1)
+    start = ids[..., None, ids.shape[-1] - size + 1 :]
     repeats = (seen[..., :-1] == start).all(-1)
     old = logits.gather(-1, seen[..., -1])
     return logits.scatter(-1, seen[..., -1], torch.where(repeats, -math.inf, old))
@@ -137,21 +162,25 @@ def entropy_nan(logits):
     return -(mass * mass.log()).sum(-1)
 
 
-def processor_temperature_last(*, T=1.0, **others):
+def processor_temperature_last(*, temperature=1.0, **others):
     """The filters see the distribution before the temperature."""
-    filters, heat = right["processor"](**others), right["processor"](T=T)
+    filters, heat = right["processor"](**others), right["processor"](temperature=temperature)
     return lambda logits, ids: heat(filters(logits, ids), ids)
 
 
-def processor_filters_before_penalties(*, penalty=1.0, n=0, **others):
-    filters, penalties = right["processor"](**others), right["processor"](penalty=penalty, n=n)
+def processor_filters_before_penalties(*, repetition_penalty=1.0, no_repeat_ngram_size=0, **others):
+    filters = right["processor"](**others)
+    penalties = right["processor"](
+        repetition_penalty=repetition_penalty, no_repeat_ngram_size=no_repeat_ngram_size
+    )
     return lambda logits, ids: penalties(filters(logits, ids), ids)
 
 
 BUGS = [
-    Bug("temperature", "multiplies by T", temperature_multiplied),
+    Bug("temperature", "multiplies", temperature_multiplied),
     Bug("temperature", "divides probabilities, not logits", temperature_on_probabilities),
-    Bug("temperature", "T = 0 changes nothing", temperature_without_zero),
+    Bug("temperature", "0 changes nothing", temperature_without_zero),
+    Bug("temperature", "overflows near 0", temperature_overflows),
     Bug("top_k", "drops the k-th token too", top_k_strict),
     Bug("top_k", "drops ties", top_k_without_ties),
     Bug("top_k", "keeps the smallest", top_k_smallest),
@@ -163,6 +192,9 @@ BUGS = [
     Bug("top_p", "drops tokens below 1 - p", top_p_as_threshold, exercise="09.top_p"),
     Bug("top_p", "can leave no token", top_p_may_empty),
     Bug("top_p", "keeps all ties at the edge", top_p_with_ties),
+    Bug("top_p", "leaves the edge to float32 sums", top_p_edge_by_rounding),
+    Bug("top_p", "forgets the tail", top_p_tail_forgotten),
+    Bug("min_p", "leaves the edge to rounding", min_p_edge_by_rounding),
     Bug("min_p", "is relative to 1 instead of the maximum", min_p_absolute),
     Bug("min_p", "takes a share of the largest logit", min_p_on_logits),
     Bug("min_p", "takes the maximum of the whole batch", min_p_over_the_batch),

@@ -59,11 +59,11 @@ def settled_against_the_best(totals, finished, num_beams, early, normaliser):
     return right["_settled"](totals, finished[:1] * len(finished), num_beams, early, normaliser)
 
 
-def likeliest_is_greedy(next_logits, prompt, max_new_tokens, *, stop=(), max_prefixes=256):
+def exact_search_is_greedy(next_logits, prompt, max_new_tokens, *, stop=(), max_prefixes=256):
     return right["greedy"](next_logits, prompt, max_new_tokens, stop=stop)[0]
 
 
-def likeliest_is_beam_search(next_logits, prompt, max_new_tokens, *, stop=(), max_prefixes=256):
+def exact_search_is_beam_search(next_logits, prompt, max_new_tokens, *, stop=(), max_prefixes=256):
     found = right["beam_search"](next_logits, prompt, max_new_tokens, num_beams=2, stop=stop)
     return found[0]
 
@@ -79,6 +79,6 @@ BUGS = [
     Bug("_settled", "always stops early", settled_at_once, tests="beam_search"),
     Bug("_settled", "never stops early", settled_never, tests="beam_search"),
     Bug("_settled", "compares with the best", settled_against_the_best, tests="beam_search"),
-    Bug("exact_search", "is greedy", likeliest_is_greedy),
-    Bug("exact_search", "is beam search", likeliest_is_beam_search),
+    Bug("exact_search", "is greedy", exact_search_is_greedy),
+    Bug("exact_search", "is beam search", exact_search_is_beam_search),
 ]
