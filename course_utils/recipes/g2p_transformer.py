@@ -1,4 +1,4 @@
-"""The strong encoder–decoder: from spelling to sound, trained on CMUdict for hours. Notebook 03.
+"""The strong encoder–decoder: from spelling to sound, learned in an hour or two. Notebook 03.
 
 `course train g2p-transformer` writes data/checkpoints/g2p-transformer: float16 weights, and a card
 with the scores, the seed, the hardware and the minutes; `load` gives the model. What a score
