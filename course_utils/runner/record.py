@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from course_utils.assets.catalogue import describe
-from course_utils.runner import display, execution, guard, notebooks, results
+from course_utils.runner import comparison, display, execution, notebooks, results
 from course_utils.runner.canonical import canonical
 from course_utils.runner.fingerprint import fingerprint
 from course_utils.runner.run import TIME_LIMITS, machine
@@ -37,7 +37,7 @@ def record(
         plan = [_job(path, notebook, Path(folder)) for path, notebook in loaded.items()]
         with display.progress_for(console, len(plan)) as progress:
             outcomes = execution.run(plan, 1, TIME_LIMITS["cpu"], progress)
-        stored = [_store(job, outcome, root) for job, outcome in zip(plan, outcomes, strict=True)]
+        stored = [_store(job, outcome) for job, outcome in zip(plan, outcomes, strict=True)]
     display.print_failures(console, outcomes)
     for outcome, (good, sentence) in zip(outcomes, stored, strict=True):
         mark = "" if good else "[red]"
@@ -66,7 +66,7 @@ def _job(path: Path, notebook: dict, folder: Path) -> execution.Job:
     )
 
 
-def _store(job: execution.Job, outcome: results.Result, root: Path) -> tuple[bool, str]:
+def _store(job: execution.Job, outcome: results.Result) -> tuple[bool, str]:
     """Write one notebook's new outputs if they differ; return success and what was done."""
     if not outcome.good:
         return False, f"{outcome.status}; its file is as it was"
@@ -79,7 +79,7 @@ def _store(job: execution.Job, outcome: results.Result, root: Path) -> tuple[boo
         )
     about = _about(job, outcome)
     fresh = with_outputs(job.notebook, executed, about)
-    changed = changes(job.notebook, fresh, guard.sanitizer(root))
+    changed = changes(job.notebook, fresh, comparison.sanitizer())
     new = canonical(fresh)
     if not changed:
         stored = job.path.read_text(encoding="utf-8")
@@ -101,7 +101,7 @@ def changes(stored: dict, fresh: dict, patterns: dict[str, str]) -> str:
     differing = [
         str(number)
         for number, (old, new) in enumerate(pairs, start=1)
-        if guard.difference(old, new, patterns)
+        if comparison.difference(old, new, patterns)
     ]
     if not differing:
         return ""

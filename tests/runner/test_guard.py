@@ -17,11 +17,11 @@ import pytest
 import toy_course
 from toy_course import COST, PARAMETERS, ROOT
 
-from course_utils.runner import canonical, guard, notebooks, opening, readme, record
+from course_utils.runner import canonical, comparison, notebooks, opening, readme, record
 
 PATHS = notebooks.all_notebooks(ROOT)
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-PATTERNS = guard.sanitizer(ROOT)
+PATTERNS = comparison.sanitizer()
 MASKED = re.compile("|".join(PATTERNS))
 
 
@@ -61,7 +61,7 @@ def test_every_cell_has_run_without_error_or_warning(path: Path) -> None:
 @each_notebook
 def test_only_live_widgets_are_exempt(path: Path) -> None:
     cells = notebooks.code_cells(notebooks.load(path))
-    exempt = [c for c in cells if guard.EXEMPTING_TAGS & set(notebooks.tags_of(c))]
+    exempt = [c for c in cells if comparison.EXEMPTING_TAGS & set(notebooks.tags_of(c))]
     print(f"{path.stem}: {len(exempt)} of {len(cells)} code cells are not compared")
     for cell in exempt:
         assert re.search(r"widget|interact|explor", notebooks.source_of(cell), re.IGNORECASE), (
@@ -77,7 +77,7 @@ def _texts(output: dict) -> list[tuple[dict, str]]:
     if output["output_type"] == "stream":
         return [(output, "text")]
     data = output.get("data", {})
-    return [(data, kind) for kind in data if kind not in guard.NOT_COMPARED]
+    return [(data, kind) for kind in data if kind not in comparison.NOT_COMPARED]
 
 
 def _alter(text: str, inside: bool) -> str | None:
@@ -105,21 +105,21 @@ def _alterations(cell: dict, inside: bool) -> list[dict]:
 
 def _compared(path: Path) -> list[dict]:
     cells = notebooks.code_cells(notebooks.joined(notebooks.load(path)))
-    return [cell for cell in cells if not guard.EXEMPTING_TAGS & set(notebooks.tags_of(cell))]
+    return [cell for cell in cells if not comparison.EXEMPTING_TAGS & set(notebooks.tags_of(cell))]
 
 
 @each_notebook
 def test_every_altered_output_is_noticed(path: Path) -> None:
     altered = 0
     for cell in _compared(path):
-        assert guard.difference(cell, cell, PATTERNS) == ""
+        assert comparison.difference(cell, cell, PATTERNS) == ""
         for twin in _alterations(cell, inside=False):
             altered += 1
-            assert guard.difference(twin, cell, PATTERNS), notebooks.source_of(cell)
+            assert comparison.difference(twin, cell, PATTERNS), notebooks.source_of(cell)
         for output in cell["outputs"]:
             if _texts(output):
                 fewer = {**cell, "outputs": [o for o in cell["outputs"] if o is not output]}
-                assert guard.difference(fewer, cell, PATTERNS), notebooks.source_of(cell)
+                assert comparison.difference(fewer, cell, PATTERNS), notebooks.source_of(cell)
     assert altered, "nothing in this notebook is compared"
 
 
@@ -127,7 +127,7 @@ def test_every_altered_output_is_noticed(path: Path) -> None:
 def test_a_measured_value_may_change(path: Path) -> None:
     for cell in _compared(path):
         for twin in _alterations(cell, inside=True):
-            assert guard.difference(twin, cell, PATTERNS) == "", notebooks.source_of(cell)
+            assert comparison.difference(twin, cell, PATTERNS) == "", notebooks.source_of(cell)
 
 
 # ── the guard at work, on a notebook made for it ────────────────────────────────────────────────

@@ -14,7 +14,6 @@ from course_utils.runner import (
     display,
     execution,
     fingerprint,
-    guard,
     notebooks,
     record,
     report,
@@ -184,11 +183,6 @@ def test_a_run_depends_on_its_parameters() -> None:
 # ── results ─────────────────────────────────────────────────────────────────────────────────────
 
 
-def _error(name: str = "ValueError", text: str = "no") -> dict:
-    trace = ["\x1b[31mTraceback\x1b[0m", f"{name}: {text}"]
-    return {"output_type": "error", "ename": name, "evalue": text, "traceback": trace}
-
-
 def test_a_failure_is_located_in_the_source_whatever_papermill_added() -> None:
     executed = toy_course.notebook(
         ("papermill-error-cell-tag", "# An exception"),
@@ -198,7 +192,7 @@ def test_a_failure_is_located_in_the_source_whatever_papermill_added() -> None:
         ("papermill-error-cell-tag", "# Here"),
         "1/0",
     )
-    executed["cells"][-1]["outputs"] = [_error()]
+    executed["cells"][-1]["outputs"] = [toy_course.error()]
     failure = results.locate_failure(executed)
     assert (failure.cell, failure.number, failure.source) == (2, 2, "1/0")
     assert failure.error == "ValueError: no"
@@ -211,7 +205,7 @@ def test_a_failed_claim_stands_in_the_ledger() -> None:
     notebook["cells"][0]["outputs"] = [
         {"output_type": "display_data", "data": {}, "metadata": {"claim": entry}}
     ]
-    notebook["cells"][1]["outputs"] = [_error("ClaimFailed", "I2 does not hold: so")]
+    notebook["cells"][1]["outputs"] = [toy_course.error("ClaimFailed", "I2 does not hold: so")]
     good, bad = results.claims_of(notebook, "09")
     assert good == {"notebook": "09", **entry}
     assert (bad["id"], bad["holds"]) == ("I2", False)
@@ -269,62 +263,6 @@ def test_kernels_at_once_share_the_cores(monkeypatch) -> None:
     assert "MPLBACKEND" not in execution.kernel_environment(1)
 
 
-# ── the guard's comparison ──────────────────────────────────────────────────────────────────────
-
-
-def _cell(*outputs: dict, tag: str = "") -> dict:
-    cell = toy_course.notebook((tag, "1"))["cells"][0]
-    return cell | {"outputs": list(outputs)}
-
-
-def _stream(text: str | list[str], name: str = "stdout") -> dict:
-    return {"output_type": "stream", "name": name, "text": text}
-
-
-def _data(**data: str) -> dict:
-    mime = {key.replace("_", "/"): value for key, value in data.items()}
-    return {"output_type": "display_data", "data": mime, "metadata": {}}
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "same"),
-    [
-        ([_stream("a ⟨0.1⟩")], [_stream("a ⟨0.2⟩")], True),
-        ([_stream("a 0.1")], [_stream("a 0.2")], False),
-        ([_stream(["a\n", "b"])], [_stream("a\n"), _stream("b")], True),
-        ([_stream("a")], [], False),
-        ([], [_stream("a", "stderr")], False),
-        ([_data(image_png="eA==")], [_data(image_png="eQ==")], True),
-        ([_data(image_png="eA==")], [], True),
-        ([_data(text_html="<b>⟨1⟩</b>")], [_data(text_html="<b>⟨2⟩</b>")], True),
-        ([_data(text_html="<b>1</b>")], [_data(text_html="<b>2</b>")], False),
-        ([_data(text_plain="x")], [_data(text_plain="x", text_html="x")], False),
-    ],
-)
-def test_the_comparison_is_nbvals(old: list, new: list, same: bool) -> None:
-    patterns = guard.sanitizer(toy_course.ROOT)
-    assert (guard.difference(_cell(*old), _cell(*new), patterns) == "") is same
-
-
-def test_exempt_cells_are_not_compared() -> None:
-    old, new = (_cell(_stream(text), tag="nbval-ignore-output") for text in "ab")
-    assert guard.difference(old, new, {}) == ""
-
-
-def test_what_is_not_compared_is_nbvals_own_list(pytestconfig) -> None:
-    class Parent:
-        config = pytestconfig
-
-    from nbval.plugin import IPyNbFile
-
-    file = IPyNbFile.__new__(IPyNbFile)
-    file.parent = Parent()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pytest.File, "__init__", lambda self, *args, **kwargs: None)
-        IPyNbFile.__init__(file)
-    assert file.skip_compare == guard.NOT_COMPARED
-
-
 # ── recording ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -338,9 +276,9 @@ def test_the_recorded_form_drops_what_changes_by_itself() -> None:
     }
     first, _, last = source["cells"][2:]
     first["metadata"] |= {"execution": {"iopub": 1}, "papermill": {}, "tags": []}
-    first["outputs"] = [_stream("warning", "stderr"), _stream("ok")]
+    first["outputs"] = [toy_course.stream("warning", "stderr"), toy_course.stream("ok")]
     last["outputs"] = [
-        {**_data(text_plain="7"), "output_type": "execute_result", "execution_count": 44},
+        {**toy_course.data(text_plain="7"), "output_type": "execute_result", "execution_count": 44},
         {"output_type": "display_data", "data": {canonical.WIDGET: {}}, "metadata": {}},
     ]
     last["id"] = source["cells"][0]["id"]
