@@ -1,4 +1,4 @@
-"""The guard: committed outputs against a fresh run, by nbval and its sanitizer."""
+"""`course check`: committed outputs against a fresh run, by nbval and the guard's plugin."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def check(names: Sequence[str] = (), *, jobs: int = 1, root: Path | None = None)
         print("no notebooks to check")
         return 0
     jobs = min(jobs, len(paths))
-    command = [sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "--quiet"]
+    command = [sys.executable, "-m", "pytest", "--nbval", "--quiet"]
+    # Named, because a package installed before its entry point was written does not offer it.
+    command += ["-p", "course_utils.runner.guard_plugin"]
     # Named, because for a notebook elsewhere pytest would look for settings there.
     command += ["--config-file", str(root / "pyproject.toml")]
     command += ["--numprocesses", str(jobs), "--dist", "loadfile"] if jobs > 1 else []

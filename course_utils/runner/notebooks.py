@@ -25,7 +25,7 @@ def find_root(start: Path | None = None) -> Path:
     """
     for origin in (start or Path.cwd(), Path(__file__)):
         for folder in (origin.resolve(), *origin.resolve().parents):
-            if _is_root(folder / "pyproject.toml"):
+            if is_root(folder / "pyproject.toml"):
                 return folder
     raise UsageError(
         f"no course here: neither {Path.cwd()} nor a folder above it holds the course's "
@@ -33,7 +33,8 @@ def find_root(start: Path | None = None) -> Path:
     )
 
 
-def _is_root(path: Path) -> bool:
+def is_root(path: Path) -> bool:
+    """Whether this pyproject.toml is there and is a course's: it has [tool.course]."""
     return path.is_file() and "course" in settings(path).get("tool", {})
 
 
