@@ -7,6 +7,7 @@ that makes this possible, an altered output or a broken helper is noticed, and l
 from __future__ import annotations
 
 import copy
+import json
 import os
 import re
 import subprocess
@@ -253,6 +254,18 @@ def test_the_guard_is_green_when_a_measured_value_differs(nucleus: Path) -> None
     other.write_text(changed, encoding="utf-8")
     done = toy_course.course(ROOT, "check", str(other))
     assert done.returncode == 0, done.stdout
+    assert "recorded with" not in done.stdout
+
+
+def test_a_notebook_recorded_with_other_code_is_named_and_no_failure(nucleus: Path) -> None:
+    other = nucleus.with_name("03_stale.ipynb")
+    notebook = notebooks.load(nucleus)
+    notebook["metadata"]["course"]["fingerprint"] = "of other code"
+    other.write_text(json.dumps(notebook), encoding="utf-8")
+    done = toy_course.course(ROOT, "check", str(other))
+    assert done.returncode == 0, done.stdout
+    said = "03_stale: recorded with other code; course record 03_stale stores it anew\n"
+    assert done.stdout.endswith(said)
 
 
 def test_the_guard_is_red_when_a_helper_breaks(nucleus: Path, tmp_path: Path) -> None:

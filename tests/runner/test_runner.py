@@ -13,7 +13,6 @@ from course_utils.runner import (
     canonical,
     display,
     execution,
-    fingerprint,
     notebooks,
     record,
     report,
@@ -100,84 +99,6 @@ def test_outside_a_checkout_one_sentence_says_so(tmp_path: Path, monkeypatch) ->
     monkeypatch.setattr(notebooks, "__file__", str(tmp_path / "site-packages" / "x.py"))
     with pytest.raises(notebooks.UsageError, match="Change into a checkout"):
         notebooks.find_root(tmp_path)
-
-
-# ── fingerprints ────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture
-def package(tmp_path: Path) -> Path:
-    """A package in which the notebook's module imports two others, one of them in a function."""
-    files = {
-        "__init__.py": "",
-        "top.py": "from pkg.middle import f\n",
-        "middle.py": "def f():\n    from . import bottom\n",
-        "bottom.py": "import torch\n",
-        "other.py": "",
-        "exercises.py": "",
-        "sub/__init__.py": "",
-        "sub/leaf.py": "from ..bottom import x\n",
-        "checks/__init__.py": "",
-        "checks/nb09.py": "",
-        "checks/nb10.py": "",
-        "assets.py": "",
-        "../data/a_set/test.jsonl": "",
-        "../data/a_set/README.md": "",
-    }
-    for name, text in files.items():
-        path = tmp_path / "pkg" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return tmp_path / "pkg"
-
-
-def _sees(package: Path, source: str, changed: str, name: str = "09_x") -> bool:
-    """Whether the fingerprint of a notebook with this code changes with that module."""
-    notebook = toy_course.notebook(source)
-    before = fingerprint.fingerprint(notebook, name, package)
-    with open(package / changed, "a") as file:
-        file.write("# changed\n")
-    return fingerprint.fingerprint(notebook, name, package) != before
-
-
-@pytest.mark.parametrize(
-    ("source", "changed", "seen"),
-    [
-        ("from pkg import top", "top.py", True),
-        ("import pkg.top", "middle.py", True),
-        ("from pkg.top import f", "bottom.py", True),
-        ("from pkg.sub.leaf import x", "bottom.py", True),
-        ("from pkg.top import f", "other.py", False),
-        ("%matplotlib inline\n!ls\nfrom pkg.top import f", "bottom.py", True),
-        ("x = (1\n     % 2)\nimport pkg.top", "bottom.py", True),
-        ("import torch", "top.py", False),
-        ("from pkg.exercises import check", "checks/nb09.py", True),
-        ("from pkg.exercises import check", "checks/nb10.py", False),
-        ("from pkg.assets import load", "../data/a_set/test.jsonl", True),
-        ("from pkg.assets import load", "../data/a_set/README.md", False),
-        ("from pkg import top", "../data/a_set/test.jsonl", False),
-        ("this is no python", "top.py", False),
-    ],
-)
-def test_the_fingerprint_sees_what_is_imported(
-    package: Path, source: str, changed: str, seen: bool
-) -> None:
-    assert _sees(package, source, changed) is seen
-
-
-def test_the_fingerprint_is_of_code_alone(package: Path) -> None:
-    def of(*cells: str | tuple[str, str]) -> str:
-        return fingerprint.fingerprint(toy_course.notebook(*cells), "", package)
-
-    assert of("# Text", "1") == of("# Other text", ("bootstrap", "2"), "1")
-    assert of("1") != of("2")
-    assert of("1", "2") != of("1\n2")
-
-
-def test_a_run_depends_on_its_parameters() -> None:
-    notebook = toy_course.notebook("1")
-    keys = {fingerprint.run_key(notebook, "09", p) for p in ({}, {"A": 1}, {"A": "1"}, {"B": 1})}
-    assert len(keys) == 4
 
 
 # ── results ─────────────────────────────────────────────────────────────────────────────────────
