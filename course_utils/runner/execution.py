@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,21 +21,15 @@ from typing import Any, Protocol
 import psutil
 
 from course_utils.profiles import threads
+from course_utils.runner.ledger import claims_of
 from course_utils.runner.notebooks import code_cells, exempt_cells, source_of
-from course_utils.runner.results import (
-    Failure,
-    Result,
-    claims_of,
-    dump,
-    is_remote,
-    locate_failure,
-    mark_stopped_cell,
-    read_notebook,
-    write_text,
-)
+from course_utils.runner.outputs import dump, is_remote, read_notebook, write_text
+from course_utils.runner.results import Failure, Result, locate_failure, mark_stopped_cell
 
 GRACE = 10.0  # seconds between a notebook's time limit and killing its processes
 TICK = 0.2  # seconds between two looks at memory and time
+TIME_LIMITS = {"cpu": 1800.0, "gpu": 6 * 3600.0}  # seconds for one notebook
+ARCHITECTURES = {"x86_64": "x86-64", "amd64": "x86-64", "aarch64": "arm64"}
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -333,3 +329,15 @@ def _interrupted(worker: Worker) -> Result:
     cells = worker.job.cells
     result.failure = Failure(f"interrupted in code cell {worker.cell} of {cells}")
     return result
+
+
+def machine(profile: str) -> str:
+    """The hardware in words: "2 CPU cores (x86-64)", and the GPUs for the gpu profile."""
+    architecture = platform.machine().lower()
+    cores = f"{threads()} CPU cores ({ARCHITECTURES.get(architecture, architecture)})"
+    tool = shutil.which("nvidia-smi")
+    if profile == "cpu" or not tool:
+        return cores
+    query = [tool, "--query-gpu=name", "--format=csv,noheader"]
+    names = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    return ", ".join([cores, *names])

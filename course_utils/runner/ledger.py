@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from course_utils.claims import ledger
 from course_utils.runner.notebooks import UsageError, all_notebooks, load
-from course_utils.runner.readme import by_id
-from course_utils.runner.results import claims_of
 
 
 def gather(root: Path, folder: str | None = None) -> list[dict]:
@@ -37,3 +36,35 @@ def twice(claims: list[dict]) -> list[str]:
             where = ", ".join(claim["notebook"] for claim in claims if claim["id"] == id)
             sentences.append(f"{id} stands {count} times ({where}); give each part a suffix")
     return sentences
+
+
+def claims_of(notebook: dict, name: str) -> list[dict]:
+    """Return the claims in a notebook's outputs; one that failed is there with holds = False."""
+    found = []
+    for cell in notebook["cells"]:
+        outputs = cell.get("outputs", [])
+        found += [{"notebook": name, **entry} for entry in ledger(outputs)]
+        found += [_failed_claim(name, output) for output in outputs if _is_failed_claim(output)]
+    return found
+
+
+def _is_failed_claim(output: dict) -> bool:
+    return output.get("output_type") == "error" and output["ename"] == "ClaimFailed"
+
+
+def _failed_claim(name: str, output: dict) -> dict:
+    text = output["evalue"]
+    return {
+        "notebook": name,
+        "id": text.split(" ", 1)[0],
+        "text": text,
+        "holds": False,
+        "verdict": "does not hold",
+        "values": {},
+    }
+
+
+def by_id(id: str) -> tuple[str, int, str]:
+    """Sort key for claim ids: A2 before A10, I8a before I8b."""
+    digits = "".join(character for character in id if character.isdigit())
+    return id[:1], int(digits or 0), id

@@ -11,6 +11,10 @@ from pathlib import Path
 
 # Cells that papermill adds to an executed notebook: they have no counterpart in its source.
 ADDED_TAGS = {"injected-parameters", "papermill-error-cell-tag"}
+BADGE = (
+    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    "(https://colab.research.google.com/github/{repository}/blob/main/notebooks/{file})"
+)
 
 
 class UsageError(ValueError):
@@ -41,6 +45,16 @@ def is_root(path: Path) -> bool:
 def settings(path: Path) -> dict:
     """Return the contents of pyproject.toml."""
     return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def repository(root: Path) -> str:
+    """Return owner/name from [tool.course] in pyproject.toml."""
+    return settings(root / "pyproject.toml")["tool"]["course"]["repository"]
+
+
+def badge(file: str, repository: str) -> str:
+    """The markdown of a notebook's badge."""
+    return BADGE.format(repository=repository, file=file)
 
 
 def all_notebooks(root: Path) -> list[Path]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from course_utils.runner.display import duration, measured_values, memory
+from course_utils.runner.display import measured_values
 from course_utils.runner.results import Result
+from course_utils.runner.units import duration, memory
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 

@@ -11,12 +11,13 @@ from toy_course import COST, PARAMETERS
 
 from course_utils.runner import (
     canonical,
-    display,
     execution,
+    ledger,
     notebooks,
     record,
     report,
     results,
+    units,
 )
 
 # ── names and parameters ────────────────────────────────────────────────────────────────────────
@@ -127,7 +128,7 @@ def test_a_failed_claim_stands_in_the_ledger() -> None:
         {"output_type": "display_data", "data": {}, "metadata": {"claim": entry}}
     ]
     notebook["cells"][1]["outputs"] = [toy_course.error("ClaimFailed", "I2 does not hold: so")]
-    good, bad = results.claims_of(notebook, "09")
+    good, bad = ledger.claims_of(notebook, "09")
     assert good == {"notebook": "09", **entry}
     assert (bad["id"], bad["holds"]) == ("I2", False)
     assert results.Result("09", "failed", claims=[good, bad]).held() == "1/2"
@@ -172,7 +173,7 @@ def test_claims_json_has_results_and_ledger() -> None:
     ("seconds", "text"), [(7.2, "7 s"), (59.4, "59 s"), (84, "1.4 min"), (5400, "1.5 h")]
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert display.duration(seconds) == text
+    assert units.duration(seconds) == text
 
 
 def test_kernels_at_once_share_the_cores(monkeypatch) -> None:
