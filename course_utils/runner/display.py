@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from course_utils.runner.ledger import failed, verdict_of
 from course_utils.runner.units import duration, memory
 
 if TYPE_CHECKING:
@@ -86,9 +87,8 @@ def claims_table(claims: list[dict]) -> Table:
     table.add_column("verdict")
     table.add_column("statement")
     for claim in claims:
-        verdict = f"{claim['verdict']} {claim.get('condition', '')}".strip()
         values = " · ".join(f"{name} {value}" for name, value in measured_values(claim))
         statement = Text.assemble(claim["text"], (f"\n{values}" if values else "", "dim"))
-        style = "" if claim["holds"] else "red"
-        table.add_row(claim["id"], claim["notebook"], Text(verdict, style), statement)
+        verdict = Text(verdict_of(claim), "red" if failed(claim) else "")
+        table.add_row(claim["id"], claim["notebook"], verdict, statement)
     return table

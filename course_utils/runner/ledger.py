@@ -68,3 +68,24 @@ def by_id(id: str) -> tuple[str, int, str]:
     """Sort key for claim ids: A2 before A10, I8a before I8b."""
     digits = "".join(character for character in id if character.isdigit())
     return id[:1], int(digits or 0), id
+
+
+def failed(claim: dict) -> bool:
+    """Whether a claim was measured and did not hold; one about this machine's time can't fail."""
+    return not claim["holds"] and not claim.get("timing", False)
+
+
+def verdict_of(claim: dict) -> str:
+    """A claim's verdict with its condition, or that another machine's time was needed for it."""
+    verdict = f"{claim['verdict']} {claim.get('condition', '')}".strip()
+    missed = claim.get("timing", False) and not claim["holds"]
+    return f"not on this machine; elsewhere: {verdict}" if missed else verdict
+
+
+def held(claims: list[dict]) -> str:
+    """Claims that held, of those that were measured; those about time apart: "7/7, timing 1/2"."""
+    timing = [claim["holds"] for claim in claims if claim.get("timing", False)]
+    others = [claim["holds"] for claim in claims if not claim.get("timing", False)]
+    parts = [f"{sum(others)}/{len(others)}"] if others else []
+    parts += [f"timing {sum(timing)}/{len(timing)}"] if timing else []
+    return ", ".join(parts) or "–"

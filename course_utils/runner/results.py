@@ -7,7 +7,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from course_utils.runner.ledger import claims_of
+from course_utils.runner.ledger import claims_of, held
 from course_utils.runner.notebooks import (
     ADDED_TAGS,
     exempt_cells,
@@ -59,8 +59,7 @@ class Result:
 
     def held(self) -> str:
         """Claims that held, of those that were measured."""
-        held = sum(claim["holds"] for claim in self.claims)
-        return f"{held}/{len(self.claims)}" if self.claims else "–"
+        return held(self.claims)
 
 
 def mark_stopped_cell(notebook: dict, index: int, name: str, message: str) -> None:

@@ -11,6 +11,7 @@ from toy_course import COST, PARAMETERS
 
 from course_utils.runner import (
     canonical,
+    display,
     execution,
     ledger,
     notebooks,
@@ -158,6 +159,34 @@ def test_the_report_shows_everything_and_runs_nothing() -> None:
         assert part in text
     assert 'class="ansi-red-fg">red</span> &lt;z&gt;' in text
     assert not any(raw in text for raw in ("<script", "'<y>'", "<z>", "<x>", "http://", "https://"))
+
+
+def _claim(id: str, holds: bool, timing: bool) -> dict:
+    about = {"notebook": "01", "text": f"text {id}", "verdict": "holds", "values": {"t": 0.5}}
+    return about | {"id": id, "holds": holds, "timing": timing}
+
+
+def test_a_claim_about_time_is_information_whatever_came_out(capsys) -> None:
+    fast, slow, true = (
+        _claim("A5", True, True),
+        _claim("A7", False, True),
+        _claim("A6", True, False),
+    )
+    assert ledger.held([fast, slow, true]) == "1/1, timing 1/2"
+    assert ledger.held([slow]) == "timing 0/1"
+    assert ledger.held([]) == "–"
+    assert ledger.held([_claim("A8", False, False)]) == "0/1"
+    outcome = results.Result("01", "ok", 1.0, 2.0, [fast, slow, true])
+    assert outcome.good
+    about = {"profile": "cpu", "parameters": {}, "machine": "m", "finished": "now"}
+    text = report.render([outcome], about)
+    assert "All 1 notebooks ran, claims held: 1/1, timing 1/2" in text
+    assert '<td class="">not on this machine; elsewhere: holds</td>' in text
+    assert text.count('<td class="good">holds</td>') == 2
+    assert 'class="bad"' not in text
+    display.console().print(display.claims_table([slow]))
+    said = capsys.readouterr().out
+    assert "not on this machine; elsewhere: holds" in said
 
 
 def test_claims_json_has_results_and_ledger() -> None:
@@ -321,7 +350,7 @@ def test_a_run_leaves_notebooks_claims_and_report(finished) -> None:
     assert [claim["id"] for claim in record_["claims"]] == ["L1"]
     assert [entry["exempt"] for entry in record_["notebooks"]] == [0, 1]
     report_ = (root / "runs" / "cpu" / "report.html").read_text()
-    assert "All 2 notebooks ran, 1 claims held" in report_
+    assert "All 2 notebooks ran, claims held: 1/1" in report_
     assert "Report: runs/cpu/report.html" in said
     assert "00_big: ok" in said
 
