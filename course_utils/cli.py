@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import click
@@ -23,6 +24,7 @@ class Commands(click.Group):
         return [name for name in ORDER if name in self.commands]
 
     def invoke(self, ctx: click.Context) -> object:
+        _replace_what_the_streams_cannot_hold()
         from course_utils.assets.catalogue import AssetError
         from course_utils.runner.notebooks import UsageError
 
@@ -30,6 +32,13 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except (UsageError, AssetError) as error:
             raise UserMessage(str(error)) from error
+
+
+def _replace_what_the_streams_cannot_hold() -> None:
+    """Print ? for an arrow in Latin-1, or for half a character, instead of stopping there."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 ORDER = ("fetch", "run", "check", "record", "train", "claims", "badges", "new", "doctor")

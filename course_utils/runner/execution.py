@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import psutil
 
 from course_utils.profiles import threads
+from course_utils.runner import home
 from course_utils.runner.ledger import claims_of
 from course_utils.runner.notebooks import code_cells, exempt_cells, source_of
 from course_utils.runner.outputs import dump, is_remote, read_notebook, write_text
@@ -109,7 +110,9 @@ def kernel_environment(jobs: int) -> dict[str, str]:
     """The environment for kernels when `jobs` of them run at once: they share the cores.
 
     One kernel keeps the libraries' own defaults. MPLBACKEND is dropped: kernels draw inline.
+    Raises UsageError when there is no home folder: no kernel starts without.
     """
+    home.require()
     environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
     if jobs > 1:
         share = str(max(1, threads() // jobs))

@@ -26,6 +26,8 @@ def check(names: Sequence[str] = (), *, jobs: int = 1, root: Path | None = None)
     command = [sys.executable, "-m", "pytest", "--nbval", "--quiet"]
     # Named, because a package installed before its entry point was written does not offer it.
     command += ["-p", "course_utils.runner.guard_plugin"]
+    # It would write into the checkout, which may be read-only.
+    command += ["-p", "no:cacheprovider"]
     # Named, because for a notebook elsewhere pytest would look for settings there.
     command += ["--config-file", str(root / "pyproject.toml")]
     command += ["--numprocesses", str(jobs), "--dist", "loadfile"] if jobs > 1 else []

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 # Cells that papermill adds to an executed notebook: they have no counterpart in its source.
-ADDED_TAGS = {"injected-parameters", "papermill-error-cell-tag"}
+ERROR_TAG = "papermill-error-cell-tag"  # where a notebook stopped, and a banner above all cells
+ADDED_TAGS = {"injected-parameters", ERROR_TAG}
 BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
     "(https://colab.research.google.com/github/{repository}/blob/main/notebooks/{file})"
@@ -168,11 +169,23 @@ def parameters_of(notebook: dict) -> list[str]:
 
 
 def parse_value(text: str) -> object:
-    """Read `-p NAME VALUE`'s value: a Python literal (3, 0.5, True, None, [1, 2]) or the text."""
+    """Read `-p NAME VALUE`'s value: a Python literal (3, 0.5, True, None, [1, 2]) or the text.
+
+    What JSON can't hold (..., 1j, b"x", {1, 2}) is text, too: so is a parameter stored and sent.
+    """
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
+    return value if _is_json(value) else text
+
+
+def _is_json(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_json(each) for key, each in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def parameters_for(notebooks: dict[str, dict], given: dict[str, object]) -> dict[str, dict]:

@@ -99,7 +99,7 @@ def refresh(root: Path) -> list[Path]:
     changed = stale(root)
     for path in changed:
         fresh = with_opening(notebooks.load(path), path.name, notebooks.repository(root))
-        outputs.write_text(canonical.canonical(fresh), str(path))
+        outputs.store(canonical.canonical(fresh), path)
     return changed
 
 
@@ -120,5 +120,5 @@ def create(name: str, root: Path) -> Path:
     cells = [new_cell(kind, id, text.format(title=title), tag) for kind, id, tag, text in SCAFFOLD]
     empty = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     fresh = with_opening(empty, path.name, notebooks.repository(root))
-    outputs.write_text(canonical.canonical(fresh), str(path))
+    outputs.store(canonical.canonical(fresh), path)
     return path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 from course_utils.runner.notebooks import UsageError
@@ -47,8 +48,31 @@ def write_text(text: str, address: str) -> None:
     path = Path(address)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8", errors="replace")
     os.replace(temporary, path)
+
+
+def store(text: str, path: Path) -> None:
+    """Write one of the course's own files. Raises UsageError when that can't be done."""
+    try:
+        write_text(text, str(path))
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def require_writable(folder: Path) -> None:
+    """Raise UsageError when nothing can be written into one of the course's own folders."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"can't write {path} ({error.strerror}); make it writable, or work in a copy of the course"
+    )
 
 
 def read_notebook(address: str) -> dict | None:

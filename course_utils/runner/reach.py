@@ -69,12 +69,15 @@ def parse(source: str) -> ast.Module:
     """Parse Python or a cell; IPython's own lines (%magic, !command) become calls."""
     try:
         return ast.parse(source)
-    except SyntaxError:
+    except (SyntaxError, ValueError):  # ValueError: a null byte, or half a character
         from IPython.core.inputtransformer2 import TransformerManager
 
         try:
             return ast.parse(TransformerManager().transform_cell(source))
-        except SyntaxError:  # the notebook will say so itself, in the cell that has it
+        except (
+            SyntaxError,
+            ValueError,
+        ):  # the notebook will say so itself
             return ast.Module([], [])
 
 

@@ -58,5 +58,5 @@ def refresh(root: Path) -> bool:
     """Rewrite the README's table if it is stale; return whether it was."""
     stale = is_stale(root)
     if stale:
-        outputs.write_text(refreshed(root)[1], str(root / "README.md"))
+        outputs.store(refreshed(root)[1], root / "README.md")
     return stale

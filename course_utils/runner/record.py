@@ -40,6 +40,7 @@ def record(
     loaded = {path: notebooks.load(path) for path in paths}
     for path, notebook in loaded.items():
         _require_cost_cell(path, notebook)
+        outputs.require_writable(path.parent)
     with execution.Interrupts() as interrupts, tempfile.TemporaryDirectory() as folder:
         plan = [_job(path, notebook, Path(folder)) for path, notebook in loaded.items()]
         with progress.progress_for(console, len(plan)) as shown:
@@ -93,7 +94,7 @@ def _store(job: execution.Job, outcome: results.Result) -> tuple[bool, str]:
         if (kept := canonical(job.notebook)) == stored:
             return True, "unchanged"
         new, changed = kept, "its format was not the recorded one"
-    outputs.write_text(new, str(job.path))
+    outputs.store(new, job.path)
     return True, f"recorded: {changed}"
 
 

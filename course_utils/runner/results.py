@@ -10,6 +10,7 @@ from typing import Any
 from course_utils.runner.ledger import claims_of, held
 from course_utils.runner.notebooks import (
     ADDED_TAGS,
+    ERROR_TAG,
     exempt_cells,
     source_of,
     tags_of,
@@ -64,12 +65,14 @@ class Result:
 
 def mark_stopped_cell(notebook: dict, index: int, name: str, message: str) -> None:
     """Give the cell that was running an error output, unless it has one already."""
-    if index >= len(notebook["cells"]) or find_error(notebook):
+    cells = [cell for cell in notebook["cells"] if ERROR_TAG not in tags_of(cell)]
+    if index >= len(cells) or find_error(notebook):
         return
-    cell = notebook["cells"][index]
+    cell = cells[index]
+    message = message or "it raised an error whose text did not arrive"
     error = {"output_type": "error", "ename": name, "evalue": message, "traceback": [message]}
     cell.setdefault("outputs", []).append(error)
-    for later in notebook["cells"][index:]:  # papermill marks what it did not reach as completed
+    for later in cells[index:]:  # papermill marks what it did not reach as completed
         if "papermill" in later["metadata"]:
             later["metadata"]["papermill"]["status"] = "failed" if later is cell else "pending"
 

@@ -80,7 +80,8 @@ def _prepare(out: str, plan: list[execution.Job]) -> None:
         outputs.require_store(out)
     else:
         for partial in Path(out).glob("*.partial.ipynb"):
-            partial.unlink()
+            with suppress(OSError):  # saving below says it, with a remedy
+                partial.unlink()
     waiting = [results.Result(job.name, "not run") for job in plan]
     _save(results.as_json(waiting, {}), outputs.join(out, "claims.json"))
 

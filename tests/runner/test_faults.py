@@ -35,12 +35,13 @@ BAD = {
         "claim('A1', 'Two is odd', holds=2 % 2 == 1, rest=2 % 2)",
     ),
     "n05_good": (PARAMETERS, "print('fine')"),
+    "n06_surrogate": ("# →", "1", "print('→')", "raise ValueError('→ bad: ' + chr(0xd83d))", "4"),
 }
 
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A course in which five of six notebooks fail, after one run of it."""
+    """A course in which six of seven notebooks fail, after one run of it."""
     made = {name: toy_course.notebook(*cells) for name, cells in BAD.items()}
     root = toy_course.make(tmp_path_factory.mktemp("bad"), **made)
     return root, toy_course.course(root, "run", "--jobs", "2", "--timeout", "8")
@@ -67,6 +68,7 @@ def test_a_bad_notebook_stops_no_other_and_the_status_is_1(bad) -> None:
         ("02_killed", "kernel died", 3, "os.kill", "killed by SIGKILL; the system may have run"),
         ("03_exits", "kernel died", 1, "os._exit(7)", "exited by itself with status 7"),
         ("04_false", "failed", 2, "claim('A1'", "ClaimFailed: A1 does not hold: Two is odd"),
+        ("06_surrogate", "failed", 3, "raise ValueError", "ValueError: → bad: �"),
     ],
 )
 def test_the_report_says_which_cell(
@@ -98,6 +100,28 @@ def test_what_ran_before_is_kept_and_what_did_not_run_says_so(bad, name: str) ->
     assert states.count("failed") == 1
     assert set(states[: states.index("failed")]) == {"completed"}
     assert set(states[states.index("failed") + 1 :]) <= {"pending"}
+
+
+def test_a_stream_that_cannot_hold_a_character_gets_another(bad) -> None:
+    root, _ = bad
+    run = toy_course.course(root, "run", "06", PYTHONIOENCODING="latin-1")
+    assert run.returncode == 1
+    assert "06_surrogate failed, In [3]" in run.stdout
+    assert "ValueError: ? bad: ?" in run.stdout
+    assert "Report: " in run.stdout
+    assert "Traceback" not in run.stderr
+
+
+def test_without_a_home_folder_one_sentence_says_so(bad, tmp_path: Path) -> None:
+    root, _ = bad
+    nobody = "import pwd\ndef unknown(uid): raise KeyError(uid)\npwd.getpwuid = unknown\n"
+    (tmp_path / "sitecustomize.py").write_text(nobody)
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    for command in ("run", "check"):
+        done = toy_course.course(root, command, "05", PYTHONPATH=path, HOME=None)
+        assert done.returncode == 2
+        assert done.stderr.startswith("course: Jupyter needs a home folder and found none: HOME")
+        assert done.stderr.count("\n") == 1
 
 
 def test_a_claim_that_fails_is_counted(bad) -> None:

@@ -78,6 +78,15 @@ def test_a_notebook_elsewhere_is_checked_with_the_courses_settings(toy: Path) ->
     assert done.returncode == 0, done.stdout
 
 
+def test_a_checkout_that_cannot_be_written_is_checked(toy: Path) -> None:
+    """Where pytest can't keep its cache it warns, and the course's settings make that an error."""
+    with open(toy / "pyproject.toml", "a") as file:
+        file.write('[tool.pytest.ini_options]\nfilterwarnings = ["error"]\n')
+    (toy / ".pytest_cache").write_text("no folder")
+    done = toy_course.course(toy, "check")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_loaded_by_name_and_by_entry_point_it_is_loaded_once(toy: Path) -> None:
     """The package that pip installed offers the plugin, `course check` names it, too."""
     second = (toy / "notebooks" / "00_a.ipynb").read_text(encoding="utf-8")

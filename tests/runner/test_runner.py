@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -15,9 +18,11 @@ from course_utils.runner import (
     execution,
     ledger,
     notebooks,
+    packing,
     record,
     report,
     results,
+    run,
     units,
 )
 
@@ -84,7 +89,13 @@ def test_parameters_go_to_the_notebooks_that_declare_them(three: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("3", 3), ("0.5", 0.5), ("True", True), ("None", None), ("[1, 2]", [1, 2]), ("a/b", "a/b")],
+    [
+        *[("3", 3), ("0.5", 0.5), ("True", True), ("None", None), ("a/b", "a/b")],
+        *[("[1, 2]", [1, 2]), ("(1, (2,))", (1, (2,))), ("{'a': [None]}", {"a": [None]})],
+        # what JSON can't hold, and what is no literal, is the text
+        *[(text, text) for text in ("...", "1j", "b'x'", "{1, 2}", "[...]", "{1: 2}", "{[]: 1}")],
+        *[(text, text) for text in ("x" * 3, "[" * 1000, "", "-", "0o9")],
+    ],
 )
 def test_parameter_values_are_literals_or_text(text: str, value: object) -> None:
     assert notebooks.parse_value(text) == value
@@ -101,6 +112,32 @@ def test_outside_a_checkout_one_sentence_says_so(tmp_path: Path, monkeypatch) ->
     monkeypatch.setattr(notebooks, "__file__", str(tmp_path / "site-packages" / "x.py"))
     with pytest.raises(notebooks.UsageError, match="Change into a checkout"):
         notebooks.find_root(tmp_path)
+
+
+def test_a_parameter_of_dots_reaches_the_run(tmp_path: Path) -> None:
+    root = toy_course.make(tmp_path, n00_a=toy_course.notebook(PARAMETERS))
+    plan = run._plan([], "cpu", {"SEED": notebooks.parse_value("...")}, str(tmp_path), root)
+    assert plan[0].parameters == {"PROFILE": "cpu", "SEED": "..."}
+    json.dumps(plan[0].parameters)
+
+
+def test_text_that_is_no_text_is_packed_with_all_the_rest() -> None:
+    message = {"text": "bad: \ud83d ok 😀 →", "byte": "\udcff", "when": datetime(2025, 1, 2)}
+    packed = packing.pack(message)
+    assert json.loads(packed.replace(b"\xff", b"")) == {
+        "text": "bad: � ok 😀 →",
+        "byte": "",
+        "when": datetime(2025, 1, 2).astimezone().isoformat(),
+    }
+
+
+def test_the_worker_needs_no_module_that_windows_lacks(monkeypatch) -> None:
+    code = (
+        "import sys\nsys.modules['resource'] = None\n"
+        "from course_utils.runner import worker\nprint(worker._peak_mb())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "0.0\n"
 
 
 # ── results ─────────────────────────────────────────────────────────────────────────────────────
@@ -120,6 +157,17 @@ def test_a_failure_is_located_in_the_source_whatever_papermill_added() -> None:
     assert (failure.cell, failure.number, failure.source) == (2, 2, "1/0")
     assert failure.error == "ValueError: no"
     assert failure.place() == "In [2]"
+
+
+def test_a_stopped_cell_is_found_under_papermills_banner() -> None:
+    """As when a cell raised and its error did not arrive: no output has it."""
+    executed = toy_course.notebook(
+        (notebooks.ERROR_TAG, "# An exception"), "1", "2", (notebooks.ERROR_TAG, "# Here"), "3"
+    )
+    results.mark_stopped_cell(executed, 2, "WorkerFailed", "")
+    failure = results.locate_failure(executed)
+    assert (failure.number, failure.source) == (3, "3")
+    assert failure.error == "WorkerFailed: it raised an error whose text did not arrive"
 
 
 def test_a_failed_claim_stands_in_the_ledger() -> None:
@@ -330,15 +378,15 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
     shadow.mkdir(parents=True)
     spec = {"argv": ["/bin/false"], "display_name": "Python 3", "language": "python"}
     (shadow / "kernel.json").write_text(json.dumps(spec))
-    run = toy_course.course(
+    done = toy_course.course(
         root,
         *("run", "--jobs", "2", "-p", "SEED", "7"),
         OMP_NUM_THREADS="2",
         JUPYTER_PATH=str(root / "share"),
         PYTHONPATH="",
     )
-    assert run.returncode == 0, run.stdout + run.stderr
-    return root, run.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root, done.stdout
 
 
 def test_a_run_leaves_notebooks_claims_and_report(finished) -> None:
@@ -375,12 +423,12 @@ def test_resume_keeps_what_is_still_valid(finished) -> None:
     edited = json.loads((root / "notebooks" / "01_claims.ipynb").read_text())
     edited["cells"][-1]["source"] = ["print('edited')"]
     (root / "notebooks" / "01_claims.ipynb").write_text(json.dumps(edited))
-    run = toy_course.course(root, "run", "--resume", "-p", "SEED", "7")
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "ok (kept)" in run.stdout
+    done = toy_course.course(root, "run", "--resume", "-p", "SEED", "7")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok (kept)" in done.stdout
     assert big.read_bytes() == before
     assert "edited" in toy_course.printed(json.loads(claims.read_text()))
-    assert "[1/1] 01_claims" in run.stdout
+    assert "[1/1] 01_claims" in done.stdout
     record_ = json.loads((root / "runs" / "cpu" / "claims.json").read_text())
     assert [entry["status"] for entry in record_["notebooks"]] == ["kept", "ok"]
 
@@ -410,8 +458,8 @@ def test_a_remote_folder_is_papermills_business(tmp_path: Path) -> None:
         "[papermill.io]\ntoy:// = toystore:handler\n"
     )
     out = "toy://bucket/runs"
-    run = toy_course.course(root, "run", "--out", out, PYTHONPATH=str(package))
-    assert run.returncode == 0, run.stdout + run.stderr
+    done = toy_course.course(root, "run", "--out", out, PYTHONPATH=str(package))
+    assert done.returncode == 0, done.stdout + done.stderr
     made = sorted(path.name for path in (tmp_path / "bucket" / "bucket" / "runs").iterdir())
     assert made == ["00_a.ipynb", "claims.json", "report.html"]
     assert not (root / "runs").exists()

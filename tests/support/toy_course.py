@@ -56,12 +56,18 @@ def make(root: Path, **notebooks: dict) -> Path:
     return root
 
 
-def course(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the `course` command in a toy course: a process of its own, no terminal."""
+def course(
+    root: Path, *arguments: str, **environment: str | None
+) -> subprocess.CompletedProcess[str]:
+    """Run the `course` command in a toy course: a process of its own, no terminal.
+
+    `environment` is added to this process's; None takes a variable away.
+    """
+    merged = {**os.environ, **environment}
     return subprocess.run(
         command(*arguments),
         cwd=root,
-        env={**os.environ, **environment},
+        env={name: value for name, value in merged.items() if value is not None},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
