@@ -81,14 +81,16 @@ class Progress(Protocol):
 class Interrupts:
     """Within it, the first SIGINT or SIGTERM raises KeyboardInterrupt and later ones are ignored.
 
-    `signum` is then the signal's number. Only the main thread can do this; others do nothing.
+    `signum` is then the signal's number. Only the main thread can do this; others do nothing. A
+    signal that was ignored before stays so: a shell starts what it runs in the background with
+    SIGINT ignored, lest a Ctrl-C that is meant for another program ends it. SIGTERM still does.
     """
 
     WATCHED = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self.before: list[Any] = []
+        self.before: dict[signal.Signals, Any] = {}
 
     def _interrupt(self, signum: int, frame: object) -> None:
         for each in self.WATCHED:
@@ -98,11 +100,12 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self.before = [signal.signal(each, self._interrupt) for each in self.WATCHED]
+            heard = [s for s in self.WATCHED if signal.getsignal(s) is not signal.SIG_IGN]
+            self.before = {each: signal.signal(each, self._interrupt) for each in heard}
         return self
 
     def __exit__(self, *error: object) -> None:
-        for each, handler in zip(self.WATCHED, self.before, strict=False):
+        for each, handler in self.before.items():
             signal.signal(each, handler)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -122,12 +122,13 @@ def test_a_parameter_of_dots_reaches_the_run(tmp_path: Path) -> None:
 
 
 def test_text_that_is_no_text_is_packed_with_all_the_rest() -> None:
-    message = {"text": "bad: \ud83d ok 😀 →", "byte": "\udcff", "when": datetime(2025, 1, 2)}
+    when = datetime(2025, 1, 2, tzinfo=timezone(timedelta(hours=1)))
+    message = {"text": "bad: \ud83d ok 😀 →", "byte": "\udcff", "when": when}
     packed = packing.pack(message)
     assert json.loads(packed.replace(b"\xff", b"")) == {
         "text": "bad: � ok 😀 →",
         "byte": "",
-        "when": datetime(2025, 1, 2).astimezone().isoformat(),
+        "when": when.isoformat(),
     }
 
 
