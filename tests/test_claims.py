@@ -46,10 +46,11 @@ def test_measured_wraps(value, spec, text):
 
 def test_measured_text_is_masked_whole_by_the_guard():
     import configparser
-    from pathlib import Path
+
+    from course_utils.runner import comparison
 
     settings = configparser.ConfigParser()
-    settings.read(Path(__file__).parent / "runner" / "sanitize.cfg", encoding="utf-8")
+    settings.read(comparison.SANITIZER, encoding="utf-8")
     regex, replace = settings["measured"]["regex"], settings["measured"]["replace"]
     one, other = f"loss {measured(0.1)} in 3 steps", f"loss {measured([2.0, 'x⟩y'])} in 3 steps"
     assert re.sub(regex, replace, one) == re.sub(regex, replace, other)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import types
@@ -91,6 +93,16 @@ def test_the_ledger_of_a_run_is_read_from_its_folder(tmp_path: Path, monkeypatch
     empty = run("claims", "--from", "tests")
     assert empty.exit_code == 2
     assert "no executed notebooks in tests" in empty.output
+
+
+def test_a_stream_in_latin_1_shows_what_it_can(tmp_path: Path) -> None:
+    notebook = _measured("A1")
+    notebook["cells"][0]["outputs"][0]["metadata"]["claim"]["text"] = "T → 0 gives \ud83d greedy"
+    root = toy_course.make(tmp_path, n00_a=notebook)
+    done = toy_course.course(root, "claims", PYTHONIOENCODING="latin-1")
+    assert done.returncode == 0
+    assert "T ? 0 gives ? greedy" in done.stdout
+    assert done.stderr == ""
 
 
 # ── badges and the cell for Colab ───────────────────────────────────────────────────────────────
@@ -258,6 +270,27 @@ def test_a_new_notebook_needs_a_free_name(fresh: Path, name: str, message: str) 
     assert message in done.output
 
 
+@pytest.mark.parametrize("arguments", [("new", "17_new_topic"), ("badges",), ("record",)])
+def test_a_read_only_checkout_is_named(
+    fresh: Path, monkeypatch, arguments: tuple[str, ...]
+) -> None:
+    def read_only(*arguments: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    toml = (fresh / "pyproject.toml").read_text().replace("owner/name", "other/name")
+    (fresh / "pyproject.toml").write_text(toml)
+    for path in (fresh / "notebooks").glob("01_*"):
+        path.unlink()  # it has no cost cell
+    monkeypatch.setattr(Path, "write_text", read_only)
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    done = run(*arguments)
+    assert done.exit_code == 2
+    place = fresh / "notebooks"
+    assert done.output.startswith(f"course: can't write {place}")
+    assert "(Permission denied); make it writable, or work in a copy" in done.output
+    assert done.output.count("\n") == 1
+
+
 # ── fetch and doctor ────────────────────────────────────────────────────────────────────────────
 
 
@@ -335,6 +368,25 @@ def test_the_doctor_knows_the_remedy_for_a_user_without_a_home(monkeypatch) -> N
     for subject in ("assets", "disk"):
         assert findings[subject].remedy.startswith("set COURSE_CACHE")
         assert "no home folder" in findings[subject].found
+
+
+def test_the_doctor_finds_that_there_is_no_home(monkeypatch) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    findings = _findings()
+    assert findings["home"].found.startswith("none: HOME is not set")
+    for subject in ("home", "kernel"):
+        assert findings[subject].remedy == "set HOME to a folder that you may write to"
+
+
+def test_the_doctor_finds_a_home_that_cannot_be_written(monkeypatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    finding = _findings()["home"]
+    assert finding.found == f"{Path.home()} can't be written"
+    assert "set HOME" in finding.remedy
 
 
 def test_a_problem_makes_the_doctors_status_1(monkeypatch) -> None:

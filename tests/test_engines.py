@@ -698,6 +698,8 @@ def test_ctrl_c_does_not_wait_for_the_answers():
         [
             sys.executable,
             "-c",
+            # In the background of a shell it would be ignored.
+            "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "from course_utils.engines import load_engine\n"
             "with load_engine('llama.cpp', parallel=4) as engine:\n"
             "    print('ready', flush=True)\n"
@@ -707,10 +709,13 @@ def test_ctrl_c_does_not_wait_for_the_answers():
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(1)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)  # the answers would take an hour
+    try:
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)  # the answers would take an hour
+    finally:
+        process.kill()
     assert errors.strip().endswith("KeyboardInterrupt")
     assert process.returncode != 0
 

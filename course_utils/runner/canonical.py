@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from course_utils.runner import display, notebooks, results
+from course_utils.runner import notebooks, outputs
+from course_utils.runner.units import duration, memory
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 LANGUAGE = {
@@ -22,8 +23,8 @@ def cost_text(about: dict) -> str:
     download = about["download_mb"]
     return (
         f"**Cost** measured on {about['machine']}, profile cpu: "
-        f"{display.duration(about['seconds'])} · peak memory {display.memory(about['peak_mb'])} · "
-        + (f"one-time download {display.memory(download)}" if download else "nothing to download")
+        f"{duration(about['seconds'])} · peak memory {memory(about['peak_mb'])} · "
+        + (f"one-time download {memory(download)}" if download else "nothing to download")
     )
 
 
@@ -46,7 +47,7 @@ def canonical(notebook: dict) -> str:
         _number(notebooks.code_cells(result))
         if cost := notebooks.tagged(result, "cost"):
             cost["source"] = cost_text(about)
-    return results.dump(result)
+    return outputs.dump(result)
 
 
 def _canonical_cell(cell: dict, index: int) -> dict:

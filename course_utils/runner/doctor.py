@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from course_utils.assets.catalogue import AssetError
+from course_utils.runner import home as home_folder
 from course_utils.runner.checkout import REMEDY, other_code
 
 NEEDED_FREE = 3e9  # bytes: archives, unpacked models, and one converted copy
@@ -32,6 +33,7 @@ def examine(root: Path) -> Iterator[Finding]:
     checks: tuple[Callable[[Path], Finding], ...] = (
         python,
         code,
+        home,
         packages,
         torch_build,
         gpu,
@@ -47,7 +49,8 @@ def examine(root: Path) -> Iterator[Finding]:
             yield Finding(look.__name__.replace("_", " "), what, remedy)
         except Exception as error:  # a broken installation may fail in any way; say so, go on
             text = f"{type(error).__name__}: {error}"
-            yield Finding(look.__name__.replace("_", " "), text, "run make course")
+            remedy = "run make course" if home_folder.folder() else home_folder.REMEDY
+            yield Finding(look.__name__.replace("_", " "), text, remedy)
 
 
 def python(root: Path) -> Finding:
@@ -62,6 +65,17 @@ def code(root: Path) -> Finding:
     if told := other_code(root):
         return Finding("code", told, REMEDY)
     return Finding("code", f"course_utils of {root}")
+
+
+def home(root: Path) -> Finding:
+    """The home folder: Jupyter writes into it."""
+    folder = home_folder.folder()
+    if folder is None:
+        return Finding("home", home_folder.MISSING, home_folder.REMEDY)
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    good = os.access(existing, os.W_OK)
+    found = str(folder) if good else f"{folder} can't be written"
+    return Finding("home", found, "" if good else home_folder.REMEDY)
 
 
 def pins(root: Path) -> dict[str, str]:

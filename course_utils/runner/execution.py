@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import queue
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,21 +21,16 @@ from typing import Any, Protocol
 import psutil
 
 from course_utils.profiles import threads
+from course_utils.runner import home
+from course_utils.runner.ledger import claims_of
 from course_utils.runner.notebooks import code_cells, exempt_cells, source_of
-from course_utils.runner.results import (
-    Failure,
-    Result,
-    claims_of,
-    dump,
-    is_remote,
-    locate_failure,
-    mark_stopped_cell,
-    read_notebook,
-    write_text,
-)
+from course_utils.runner.outputs import dump, is_remote, read_notebook, write_text
+from course_utils.runner.results import Failure, Result, locate_failure, mark_stopped_cell
 
 GRACE = 10.0  # seconds between a notebook's time limit and killing its processes
 TICK = 0.2  # seconds between two looks at memory and time
+TIME_LIMITS = {"cpu": 1800.0, "gpu": 6 * 3600.0}  # seconds for one notebook
+ARCHITECTURES = {"x86_64": "x86-64", "amd64": "x86-64", "aarch64": "arm64"}
 THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -84,14 +81,16 @@ class Progress(Protocol):
 class Interrupts:
     """Within it, the first SIGINT or SIGTERM raises KeyboardInterrupt and later ones are ignored.
 
-    `signum` is then the signal's number. Only the main thread can do this; others do nothing.
+    `signum` is then the signal's number. Only the main thread can do this; others do nothing. A
+    signal that was ignored before stays so: a shell starts what it runs in the background with
+    SIGINT ignored, lest a Ctrl-C that is meant for another program ends it. SIGTERM still does.
     """
 
     WATCHED = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.signum: int | None = None
-        self.before: list[Any] = []
+        self.before: dict[signal.Signals, Any] = {}
 
     def _interrupt(self, signum: int, frame: object) -> None:
         for each in self.WATCHED:
@@ -101,11 +100,12 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            self.before = [signal.signal(each, self._interrupt) for each in self.WATCHED]
+            heard = [s for s in self.WATCHED if signal.getsignal(s) is not signal.SIG_IGN]
+            self.before = {each: signal.signal(each, self._interrupt) for each in heard}
         return self
 
     def __exit__(self, *error: object) -> None:
-        for each, handler in zip(self.WATCHED, self.before, strict=False):
+        for each, handler in self.before.items():
             signal.signal(each, handler)
 
 
@@ -113,7 +113,9 @@ def kernel_environment(jobs: int) -> dict[str, str]:
     """The environment for kernels when `jobs` of them run at once: they share the cores.
 
     One kernel keeps the libraries' own defaults. MPLBACKEND is dropped: kernels draw inline.
+    Raises UsageError when there is no home folder: no kernel starts without.
     """
+    home.require()
     environment = {key: value for key, value in os.environ.items() if key != "MPLBACKEND"}
     if jobs > 1:
         share = str(max(1, threads() // jobs))
@@ -333,3 +335,15 @@ def _interrupted(worker: Worker) -> Result:
     cells = worker.job.cells
     result.failure = Failure(f"interrupted in code cell {worker.cell} of {cells}")
     return result
+
+
+def machine(profile: str) -> str:
+    """The hardware in words: "2 CPU cores (x86-64)", and the GPUs for the gpu profile."""
+    architecture = platform.machine().lower()
+    cores = f"{threads()} CPU cores ({ARCHITECTURES.get(architecture, architecture)})"
+    tool = shutil.which("nvidia-smi")
+    if profile == "cpu" or not tool:
+        return cores
+    query = [tool, "--query-gpu=name", "--format=csv,noheader"]
+    names = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
+    return ", ".join([cores, *names])

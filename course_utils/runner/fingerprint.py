@@ -1,105 +1,104 @@
-"""What a notebook's outputs depend on, as one hash: its code and the package's code under it."""
+"""What a notebook's outputs depend on, as one hash: its code, the package's under it, and its data.
+
+Hashed are the code cells and, of the package, the definitions that they reach (see `reach`): the
+code alone of most, comments and docstrings too of those that the notebook shows. Code that only
+shows (claims, plots, drawings, …) is followed but not hashed, nor is the code that fetches: what it
+fetches is known by its hash. A data set, a checkpoint or an asset counts when its name is a text in
+what is reached.
+"""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 import json
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from course_utils.checks import MODULES
+from course_utils.runner import reach
 from course_utils.runner.notebooks import code_cells, source_of, tags_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
+DISPLAY = {"claims.py", "plots.py", "showing.py", "drawings.py"}
+DESCRIPTIVE = {"description", "licence", "citation", "source"}  # of an asset; they change no number
 
 
-def fingerprint(notebook: dict, name: str = "", package: Path = PACKAGE) -> str:
-    """Hash the code cells and every module of the package that they import, however indirectly.
+def fingerprint(
+    notebook: dict, name: str = "", package: Path = PACKAGE, *, display: bool = False
+) -> str:
+    """Hash what a notebook computes with; `display`: and what it shows that with.
 
-    `name` is the notebook's ("09_decoding"): exercise checks are looked up by its number at run
-    time, so `checks/nb09.py` counts as imported. Markdown cells do not count, nor does the cell
-    that installs the course on Colab.
+    `name` is the notebook's ("09_decoding"): exercises are looked up by its number when the
+    notebook runs. Markdown cells do not count, nor does the cell that installs the course on Colab.
     """
     cells = (cell for cell in code_cells(notebook) if "bootstrap" not in tags_of(cell))
     sources = [source_of(cell) for cell in cells]
-    modules = _closure(sources, package)
-    checks = package / "checks" / f"nb{name[:2]}.py"
-    if package / "exercises.py" in modules and checks.is_file():
-        modules |= {checks} | _closure([_read(checks)], package)
-    if package / "assets.py" in modules:
-        modules |= _own_data(package)
+    reached = _reached(sources, name, package)
+    shown = reach.named(sources, package, inside="show_source")
     digest = hashlib.sha256(json.dumps(sources).encode())
-    for path in sorted(modules):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    counted = [each for each in sorted(reached) if _counts(each.path, package, display)]
+    for each in counted:
+        text = reach.text_of(each, package)
+        text = text if each in shown else reach.code_of(text)
+        digest.update(
+            f"{each.path.relative_to(package).as_posix()}\0{each.name}\0{text}\0".encode()
+        )
+    for part in _data(sources, counted, package):
+        digest.update(part)
     return digest.hexdigest()[:16]
 
 
 def run_key(notebook: dict, name: str, parameters: dict) -> str:
-    """Hash what a run's outputs depend on: the fingerprint and the parameters."""
-    text = fingerprint(notebook, name) + json.dumps(parameters, sort_keys=True, default=repr)
+    """Hash what a run's outputs depend on: the fingerprint, what shows them, and the parameters."""
+    text = fingerprint(notebook, name, display=True)
+    text += json.dumps(parameters, sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _own_data(package: Path) -> set[Path]:
-    """Data and checkpoints of the course: beside a checkout's package, inside an installed one."""
-    folders = (package.parent / "data", package / "_data")
-    files = (path for folder in folders for path in folder.rglob("*.*") if path.is_file())
-    return {path for path in files if path.suffix not in {".md", ".py", ".pyc"}}
-
-
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
-
-
-def _parse(source: str) -> ast.Module:
-    """Parse Python or a cell; IPython's own lines (%magic, !command) become calls."""
-    try:
-        return ast.parse(source)
-    except SyntaxError:
-        from IPython.core.inputtransformer2 import TransformerManager
-
-        try:
-            return ast.parse(TransformerManager().transform_cell(source))
-        except SyntaxError:  # the notebook will say so itself, in the cell that has it
-            return ast.Module([], [])
-
-
-def _closure(sources: list[str], package: Path) -> set[Path]:
-    """Files of the package's modules that `sources` import, and that those import in turn."""
-    found: set[Path] = set()
-    waiting = [path for source in sources for path in _imports(source, package)]
-    while waiting:
-        path = waiting.pop()
-        if path not in found:
-            found.add(path)
-            waiting += _imports(_read(path), package, path)
+def _reached(sources: list[str], name: str, package: Path) -> set[reach.Definition]:
+    """What the cells reach, and with the exercises those of this notebook's number."""
+    found = reach.reached(sources, package)
+    checks = package / "checks" / f"{MODULES.get(name[:2])}.py"
+    if package / "exercises.py" in {each.path for each in found} and checks.is_file():
+        found |= reach.reached([], package, [reach.Definition(checks, "EXERCISES")])
     return found
 
 
-def _imports(source: str, package: Path, path: Path | None = None) -> list[Path]:
-    """Files of the package named by the import statements of one module or cell."""
-    names = (name for node in ast.walk(_parse(source)) for name in _imported(node, package, path))
-    return [file for name in names if (file := _file_of(name, package))]
+def _counts(path: Path, package: Path, display: bool) -> bool:
+    """Whether a module's code can change what is computed (or, with `display`, what is shown)."""
+    place = path.relative_to(package).as_posix()
+    if place.startswith("assets/") or place == "checks/__init__.py":  # the table grows
+        return False
+    return display or path.name not in DISPLAY
 
 
-def _imported(node: ast.AST, package: Path, path: Path | None) -> Iterator[str]:
-    """Absolute dotted names that one import statement may load as modules."""
-    if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-        base = node.module or ""
-        if node.level and path:
-            parts = (package.name, *path.relative_to(package).with_suffix("").parts)
-            base = ".".join([*parts[: len(parts) - node.level], *filter(None, [node.module])])
-        yield base
-        yield from (f"{base}.{alias.name}" for alias in node.names)
+def _data(sources: list[str], reached: list[reach.Definition], package: Path) -> Iterator[bytes]:
+    """Names and contents of the course's own data that are named, and of the assets' entries."""
+    words = {word for source in sources for word in _words(reach.parse(source))}
+    words |= {word for each in reached for word in _words(ast.parse(reach.text_of(each, package)))}
+    data = package / "_data" if (package / "_data").is_dir() else package.parent / "data"
+    for folder in sorted([*data.glob("*"), *data.glob("checkpoints/*")]):
+        if folder.name in words - {"checkpoints"}:
+            files = (path for path in folder.rglob("*.*") if path.suffix != ".md")
+            for path in sorted(files):
+                yield path.relative_to(data).as_posix().encode() + b"\0" + path.read_bytes()
+    for name, entry in _assets(data / "assets.toml").items():
+        if name in words:
+            yield json.dumps([name, entry], sort_keys=True).encode()
 
 
-def _file_of(name: str, package: Path) -> Path | None:
-    """`course_utils.metrics` → its file; None for what is no module of the package."""
-    first, *rest = name.split(".")
-    if first != package.name:
-        return None
-    place = package.joinpath(*rest)
-    files = (place / "__init__.py", place.with_suffix(".py"))
-    return next((file for file in files if file.is_file()), None)
+def _assets(catalogue: Path) -> dict[str, dict]:
+    """What the catalogue says of each asset, but for what only describes it."""
+    text = catalogue.read_text(encoding="utf-8") if catalogue.is_file() else ""
+    tables = {name: t for name, t in tomllib.loads(text).items() if isinstance(t, dict)}
+    return {
+        name: {key: value for key, value in table.items() if key not in DESCRIPTIVE}
+        for name, table in sorted(tables.items())
+    }
+
+
+def _words(tree: ast.AST) -> Iterator[str]:
+    constants = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    yield from (value for value in constants if isinstance(value, str))

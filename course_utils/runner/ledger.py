@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from course_utils.claims import ledger
 from course_utils.runner.notebooks import UsageError, all_notebooks, load
-from course_utils.runner.readme import by_id
-from course_utils.runner.results import claims_of
 
 
 def gather(root: Path, folder: str | None = None) -> list[dict]:
@@ -37,3 +36,56 @@ def twice(claims: list[dict]) -> list[str]:
             where = ", ".join(claim["notebook"] for claim in claims if claim["id"] == id)
             sentences.append(f"{id} stands {count} times ({where}); give each part a suffix")
     return sentences
+
+
+def claims_of(notebook: dict, name: str) -> list[dict]:
+    """Return the claims in a notebook's outputs; one that failed is there with holds = False."""
+    found = []
+    for cell in notebook["cells"]:
+        outputs = cell.get("outputs", [])
+        found += [{"notebook": name, **entry} for entry in ledger(outputs)]
+        found += [_failed_claim(name, output) for output in outputs if _is_failed_claim(output)]
+    return found
+
+
+def _is_failed_claim(output: dict) -> bool:
+    return output.get("output_type") == "error" and output["ename"] == "ClaimFailed"
+
+
+def _failed_claim(name: str, output: dict) -> dict:
+    text = output["evalue"]
+    return {
+        "notebook": name,
+        "id": text.split(" ", 1)[0],
+        "text": text,
+        "holds": False,
+        "verdict": "does not hold",
+        "values": {},
+    }
+
+
+def by_id(id: str) -> tuple[str, int, str]:
+    """Sort key for claim ids: A2 before A10, I8a before I8b."""
+    digits = "".join(character for character in id if character.isdigit())
+    return id[:1], int(digits or 0), id
+
+
+def failed(claim: dict) -> bool:
+    """Whether a claim was measured and did not hold; one about this machine's time can't fail."""
+    return not claim["holds"] and not claim.get("timing", False)
+
+
+def verdict_of(claim: dict) -> str:
+    """A claim's verdict with its condition, or that another machine's time was needed for it."""
+    verdict = f"{claim['verdict']} {claim.get('condition', '')}".strip()
+    missed = claim.get("timing", False) and not claim["holds"]
+    return f"not on this machine; elsewhere: {verdict}" if missed else verdict
+
+
+def held(claims: list[dict]) -> str:
+    """Claims that held, of those that were measured; those about time apart: "7/7, timing 1/2"."""
+    timing = [claim["holds"] for claim in claims if claim.get("timing", False)]
+    others = [claim["holds"] for claim in claims if not claim.get("timing", False)]
+    parts = [f"{sum(others)}/{len(others)}"] if others else []
+    parts += [f"timing {sum(timing)}/{len(timing)}"] if timing else []
+    return ", ".join(parts) or "–"

@@ -10,7 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 # Cells that papermill adds to an executed notebook: they have no counterpart in its source.
-ADDED_TAGS = {"injected-parameters", "papermill-error-cell-tag"}
+ERROR_TAG = "papermill-error-cell-tag"  # where a notebook stopped, and a banner above all cells
+ADDED_TAGS = {"injected-parameters", ERROR_TAG}
+BADGE = (
+    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+    "(https://colab.research.google.com/github/{repository}/blob/main/notebooks/{file})"
+)
 
 
 class UsageError(ValueError):
@@ -25,7 +30,7 @@ def find_root(start: Path | None = None) -> Path:
     """
     for origin in (start or Path.cwd(), Path(__file__)):
         for folder in (origin.resolve(), *origin.resolve().parents):
-            if _is_root(folder / "pyproject.toml"):
+            if is_root(folder / "pyproject.toml"):
                 return folder
     raise UsageError(
         f"no course here: neither {Path.cwd()} nor a folder above it holds the course's "
@@ -33,13 +38,24 @@ def find_root(start: Path | None = None) -> Path:
     )
 
 
-def _is_root(path: Path) -> bool:
+def is_root(path: Path) -> bool:
+    """Whether this pyproject.toml is there and is a course's: it has [tool.course]."""
     return path.is_file() and "course" in settings(path).get("tool", {})
 
 
 def settings(path: Path) -> dict:
     """Return the contents of pyproject.toml."""
     return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def repository(root: Path) -> str:
+    """Return owner/name from [tool.course] in pyproject.toml."""
+    return settings(root / "pyproject.toml")["tool"]["course"]["repository"]
+
+
+def badge(file: str, repository: str) -> str:
+    """The markdown of a notebook's badge."""
+    return BADGE.format(repository=repository, file=file)
 
 
 def all_notebooks(root: Path) -> list[Path]:
@@ -153,11 +169,23 @@ def parameters_of(notebook: dict) -> list[str]:
 
 
 def parse_value(text: str) -> object:
-    """Read `-p NAME VALUE`'s value: a Python literal (3, 0.5, True, None, [1, 2]) or the text."""
+    """Read `-p NAME VALUE`'s value: a Python literal (3, 0.5, True, None, [1, 2]) or the text.
+
+    What JSON can't hold (..., 1j, b"x", {1, 2}) is text, too: so is a parameter stored and sent.
+    """
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
+    return value if _is_json(value) else text
+
+
+def _is_json(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_json(each) for key, each in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_json, value))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def parameters_for(notebooks: dict[str, dict], given: dict[str, object]) -> dict[str, dict]:

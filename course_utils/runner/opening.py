@@ -8,12 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from course_utils.runner import canonical, notebooks, results
+from course_utils.runner import canonical, notebooks, outputs
 
-BADGE = (
-    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-    "(https://colab.research.google.com/github/{repository}/blob/main/notebooks/{file})"
-)
 # Naming the installed versions keeps pip from replacing them; a second run finds the package.
 BOOTSTRAP = """\
 # Only on Colab: install the course, and leave the torch and numpy that are there as they are.
@@ -57,16 +53,6 @@ SCAFFOLD = (
 NAME = re.compile(r"\d\d_[a-z0-9_]+")
 
 
-def repository(root: Path) -> str:
-    """Return owner/name from [tool.course] in pyproject.toml."""
-    return notebooks.settings(root / "pyproject.toml")["tool"]["course"]["repository"]
-
-
-def badge(file: str, repository: str) -> str:
-    """The markdown of a notebook's badge."""
-    return BADGE.format(repository=repository, file=file)
-
-
 def bootstrap(repository: str) -> str:
     """The source of the cell that installs the course on Colab, and does nothing elsewhere."""
     return BOOTSTRAP.format(repository=repository).strip()
@@ -82,7 +68,10 @@ def with_opening(notebook: dict, file: str, repository: str) -> dict:
     else:
         cells = [cell for cell in cells if "bootstrap" not in notebooks.tags_of(cell)]
         cells.insert(place, install)
-    return {**notebook, "cells": [new_cell("markdown", "badge", badge(file, repository)), *cells]}
+    return {
+        **notebook,
+        "cells": [new_cell("markdown", "badge", notebooks.badge(file, repository)), *cells],
+    }
 
 
 def new_cell(kind: str, name: str, source: str, tagged: bool = True) -> dict:
@@ -94,7 +83,7 @@ def new_cell(kind: str, name: str, source: str, tagged: bool = True) -> dict:
 
 def stale(root: Path) -> list[Path]:
     """Return the notebooks whose badge or bootstrap cell is missing or not the current one."""
-    wanted = repository(root)
+    wanted = notebooks.repository(root)
     return [path for path in notebooks.all_notebooks(root) if _is_stale(path, wanted)]
 
 
@@ -102,15 +91,15 @@ def _is_stale(path: Path, repository: str) -> bool:
     cells = notebooks.load(path)["cells"]
     texts = [notebooks.source_of(cell) for cell in cells[:1]]
     texts += [notebooks.source_of(cell) for cell in cells if cell["cell_type"] == "code"][:1]
-    return texts != [badge(path.name, repository), bootstrap(repository)]
+    return texts != [notebooks.badge(path.name, repository), bootstrap(repository)]
 
 
 def refresh(root: Path) -> list[Path]:
     """Rewrite the stale openings and return the notebooks that changed."""
     changed = stale(root)
     for path in changed:
-        fresh = with_opening(notebooks.load(path), path.name, repository(root))
-        results.write_text(canonical.canonical(fresh), str(path))
+        fresh = with_opening(notebooks.load(path), path.name, notebooks.repository(root))
+        outputs.store(canonical.canonical(fresh), path)
     return changed
 
 
@@ -130,6 +119,6 @@ def create(name: str, root: Path) -> Path:
     title = name[3:].replace("_", " ").capitalize()
     cells = [new_cell(kind, id, text.format(title=title), tag) for kind, id, tag, text in SCAFFOLD]
     empty = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
-    fresh = with_opening(empty, path.name, repository(root))
-    results.write_text(canonical.canonical(fresh), str(path))
+    fresh = with_opening(empty, path.name, notebooks.repository(root))
+    outputs.store(canonical.canonical(fresh), path)
     return path

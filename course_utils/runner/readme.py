@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from course_utils.runner import notebooks, results
-from course_utils.runner.display import duration
-from course_utils.runner.opening import badge, repository
+from course_utils.runner import ledger, notebooks, outputs
+from course_utils.runner.units import duration
 from course_utils.showing import markdown_row
 
 BEGIN, END = "<!-- notebooks: written by `course badges` -->", "<!-- end of notebooks -->"
@@ -14,7 +13,7 @@ BEGIN, END = "<!-- notebooks: written by `course badges` -->", "<!-- end of note
 
 def table(root: Path) -> str:
     """Return the table as markdown: title, minutes, claims, cells exempt from the guard, badge."""
-    owner = repository(root)
+    owner = notebooks.repository(root)
     rows = [_row(path, owner) for path in notebooks.all_notebooks(root)]
     head = (
         "| notebook | time on two cores | measures | cells not compared | |\n|---|---|---|---|---|"
@@ -25,23 +24,17 @@ def table(root: Path) -> str:
 def _row(path: Path, owner: str) -> str:
     notebook = notebooks.load(path)
     seconds = notebook["metadata"].get("course", {}).get("seconds")
-    claims = sorted({claim["id"] for claim in results.claims_of(notebook, path.stem)}, key=by_id)
+    ids = {claim["id"] for claim in ledger.claims_of(notebook, path.stem)}
     title = notebooks.title_of(notebook, path.stem)
     code = len(notebooks.code_cells(notebook))
     cells = (
         f"[{path.stem[:2]} {title}](notebooks/{path.name})",
         duration(seconds) if seconds else "not recorded",
-        " ".join(claims) or "–",
+        " ".join(sorted(ids, key=ledger.by_id)) or "–",
         f"{notebooks.exempt_cells(notebook)} of {code}",
-        badge(path.name, owner),
+        notebooks.badge(path.name, owner),
     )
     return markdown_row(cells)
-
-
-def by_id(id: str) -> tuple[str, int, str]:
-    """Sort key for claim ids: A2 before A10, I8a before I8b."""
-    digits = "".join(character for character in id if character.isdigit())
-    return id[:1], int(digits or 0), id
 
 
 def refreshed(root: Path) -> tuple[str, str] | None:
@@ -65,5 +58,5 @@ def refresh(root: Path) -> bool:
     """Rewrite the README's table if it is stale; return whether it was."""
     stale = is_stale(root)
     if stale:
-        results.write_text(refreshed(root)[1], str(root / "README.md"))
+        outputs.store(refreshed(root)[1], root / "README.md")
     return stale

@@ -10,10 +10,17 @@ from pathlib import Path
 from rich.console import Console
 
 from course_utils.assets.catalogue import describe
-from course_utils.runner import display, execution, guard, notebooks, results
+from course_utils.runner import (
+    comparison,
+    display,
+    execution,
+    notebooks,
+    outputs,
+    progress,
+    results,
+)
 from course_utils.runner.canonical import canonical
 from course_utils.runner.fingerprint import fingerprint
-from course_utils.runner.run import TIME_LIMITS, machine
 
 ASSET_LOG = "COURSE_ASSET_LOG"
 
@@ -33,11 +40,12 @@ def record(
     loaded = {path: notebooks.load(path) for path in paths}
     for path, notebook in loaded.items():
         _require_cost_cell(path, notebook)
+        outputs.require_writable(path.parent)
     with execution.Interrupts() as interrupts, tempfile.TemporaryDirectory() as folder:
         plan = [_job(path, notebook, Path(folder)) for path, notebook in loaded.items()]
-        with display.progress_for(console, len(plan)) as progress:
-            outcomes = execution.run(plan, 1, TIME_LIMITS["cpu"], progress)
-        stored = [_store(job, outcome, root) for job, outcome in zip(plan, outcomes, strict=True)]
+        with progress.progress_for(console, len(plan)) as shown:
+            outcomes = execution.run(plan, 1, execution.TIME_LIMITS["cpu"], shown)
+        stored = [_store(job, outcome) for job, outcome in zip(plan, outcomes, strict=True)]
     display.print_failures(console, outcomes)
     for outcome, (good, sentence) in zip(outcomes, stored, strict=True):
         mark = "" if good else "[red]"
@@ -66,11 +74,11 @@ def _job(path: Path, notebook: dict, folder: Path) -> execution.Job:
     )
 
 
-def _store(job: execution.Job, outcome: results.Result, root: Path) -> tuple[bool, str]:
+def _store(job: execution.Job, outcome: results.Result) -> tuple[bool, str]:
     """Write one notebook's new outputs if they differ; return success and what was done."""
     if not outcome.good:
         return False, f"{outcome.status}; its file is as it was"
-    executed = results.read_notebook(job.output)
+    executed = outputs.read_notebook(job.output)
     if stderr := _stderr(executed):
         number, text = stderr
         return False, (
@@ -79,14 +87,14 @@ def _store(job: execution.Job, outcome: results.Result, root: Path) -> tuple[boo
         )
     about = _about(job, outcome)
     fresh = with_outputs(job.notebook, executed, about)
-    changed = changes(job.notebook, fresh, guard.sanitizer(root))
+    changed = changes(job.notebook, fresh, comparison.sanitizer())
     new = canonical(fresh)
     if not changed:
         stored = job.path.read_text(encoding="utf-8")
         if (kept := canonical(job.notebook)) == stored:
             return True, "unchanged"
         new, changed = kept, "its format was not the recorded one"
-    results.write_text(new, str(job.path))
+    outputs.store(new, job.path)
     return True, f"recorded: {changed}"
 
 
@@ -101,7 +109,7 @@ def changes(stored: dict, fresh: dict, patterns: dict[str, str]) -> str:
     differing = [
         str(number)
         for number, (old, new) in enumerate(pairs, start=1)
-        if guard.difference(old, new, patterns)
+        if comparison.difference(old, new, patterns)
     ]
     if not differing:
         return ""
@@ -128,7 +136,7 @@ def _about(job: execution.Job, outcome: results.Result) -> dict:
         "assets": assets,
         "download_mb": round(sum(describe(name).size for name in assets) / 1e6),
         "fingerprint": fingerprint(job.notebook, job.name),
-        "machine": machine("cpu"),
+        "machine": execution.machine("cpu"),
         "peak_mb": outcome.peak_mb,
         "seconds": outcome.seconds,
     }

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from course_utils.runner.display import duration, measured_values, memory
+from course_utils.runner.display import measured_values
+from course_utils.runner.ledger import failed, held, verdict_of
 from course_utils.runner.results import Result
+from course_utils.runner.units import duration, memory
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -28,7 +30,10 @@ def render(results: list[Result], about: dict[str, Any]) -> str:
         "python": highlighted,
         "terminal": terminal,
         "measured": shown_values,
+        "verdict": verdict_of,
+        "held": held,
     }
+    environment.tests["failed"] = failed
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     claims = [claim for result in results for claim in result.claims]
     return template.render(

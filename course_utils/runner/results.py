@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from course_utils.claims import ledger
+from course_utils.runner.ledger import claims_of, held
 from course_utils.runner.notebooks import (
     ADDED_TAGS,
-    UsageError,
+    ERROR_TAG,
     exempt_cells,
     source_of,
     tags_of,
 )
+from course_utils.runner.outputs import read_notebook
 
 GOOD = ("ok", "kept")
 
@@ -61,101 +60,19 @@ class Result:
 
     def held(self) -> str:
         """Claims that held, of those that were measured."""
-        held = sum(claim["holds"] for claim in self.claims)
-        return f"{held}/{len(self.claims)}" if self.claims else "–"
-
-
-def is_remote(address: str | Path) -> bool:
-    """Whether an output address is one of papermill's remote ones (s3://, gs://, https://, …)."""
-    return "://" in str(address)
-
-
-def join(folder: str | Path, name: str) -> str:
-    """Address of a file in an output folder, local or remote."""
-    return f"{str(folder).rstrip('/')}/{name}" if is_remote(folder) else str(Path(folder) / name)
-
-
-def require_store(address: str) -> None:
-    """Raise UsageError when papermill has no store for a remote address, naming those it has."""
-    from papermill.iorw import LocalHandler, papermill_io
-
-    if isinstance(papermill_io.get_handler(address), LocalHandler):
-        known = ", ".join(scheme for scheme, _ in papermill_io._handlers if "://" in scheme)
-        raise UsageError(f"papermill has no store for {address}; it has {known}")
-
-
-def read_text(address: str) -> str:
-    """Read a local file, or a remote one through papermill. Raises OSError or the store's own."""
-    if not is_remote(address):
-        return Path(address).read_text(encoding="utf-8")
-    from papermill.iorw import papermill_io
-
-    return papermill_io.read(address, [".ipynb", ".json", ".html"])
-
-
-def write_text(text: str, address: str) -> None:
-    """Write a local file in one step, or a remote one through papermill."""
-    if is_remote(address):
-        from papermill.iorw import papermill_io
-
-        papermill_io.write(text, address, [".ipynb", ".json", ".html"])
-        return
-    path = Path(address)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def read_notebook(address: str) -> dict | None:
-    """Return an executed notebook, or None when there is none or it is cut short."""
-    try:
-        return json.loads(read_text(address))
-    except Exception:  # every remote store has its own error for a missing object
-        return None
-
-
-def dump(notebook: dict) -> str:
-    """A notebook as text, in the form that nbformat writes."""
-    import nbformat
-
-    return nbformat.writes(nbformat.from_dict(notebook), version=nbformat.NO_CONVERT) + "\n"
-
-
-def claims_of(notebook: dict, name: str) -> list[dict]:
-    """Return the claims in a notebook's outputs; one that failed is there with holds = False."""
-    found = []
-    for cell in notebook["cells"]:
-        outputs = cell.get("outputs", [])
-        found += [{"notebook": name, **entry} for entry in ledger(outputs)]
-        found += [_failed_claim(name, output) for output in outputs if _is_failed_claim(output)]
-    return found
-
-
-def _is_failed_claim(output: dict) -> bool:
-    return output.get("output_type") == "error" and output["ename"] == "ClaimFailed"
-
-
-def _failed_claim(name: str, output: dict) -> dict:
-    text = output["evalue"]
-    return {
-        "notebook": name,
-        "id": text.split(" ", 1)[0],
-        "text": text,
-        "holds": False,
-        "verdict": "does not hold",
-        "values": {},
-    }
+        return held(self.claims)
 
 
 def mark_stopped_cell(notebook: dict, index: int, name: str, message: str) -> None:
     """Give the cell that was running an error output, unless it has one already."""
-    if index >= len(notebook["cells"]) or find_error(notebook):
+    cells = [cell for cell in notebook["cells"] if ERROR_TAG not in tags_of(cell)]
+    if index >= len(cells) or find_error(notebook):
         return
-    cell = notebook["cells"][index]
+    cell = cells[index]
+    message = message or "it raised an error whose text did not arrive"
     error = {"output_type": "error", "ename": name, "evalue": message, "traceback": [message]}
     cell.setdefault("outputs", []).append(error)
-    for later in notebook["cells"][index:]:  # papermill marks what it did not reach as completed
+    for later in cells[index:]:  # papermill marks what it did not reach as completed
         if "papermill" in later["metadata"]:
             later["metadata"]["papermill"]["status"] = "failed" if later is cell else "pending"
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
-import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,12 +11,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from course_utils.profiles import PROFILES, threads
-from course_utils.runner import display, execution, notebooks, report, results
+from course_utils.profiles import PROFILES
+from course_utils.runner import display, execution, notebooks, outputs, progress, report, results
 from course_utils.runner.fingerprint import run_key
-
-TIME_LIMITS = {"cpu": 1800.0, "gpu": 6 * 3600.0}  # seconds for one notebook
-ARCHITECTURES = {"x86_64": "x86-64", "amd64": "x86-64", "aarch64": "arm64"}
 
 
 def run(
@@ -49,9 +43,9 @@ def run(
         with suppress(KeyboardInterrupt):  # here: before the first notebook, or after the last
             done = _kept(plan) if resume else {}
             todo = [job for job in plan if job.name not in done]
-            with display.progress_for(console, len(todo)) as progress:
-                limit = timeout or TIME_LIMITS[profile]
-                done |= {r.notebook: r for r in execution.run(todo, jobs, limit, progress)}
+            with progress.progress_for(console, len(todo)) as shown:
+                limit = timeout or execution.TIME_LIMITS[profile]
+                done |= {r.notebook: r for r in execution.run(todo, jobs, limit, shown)}
         outcomes = [done.get(job.name) or results.Result(job.name, "not run") for job in plan]
         _write(outcomes, out, profile, parameters or {})
     _tell(console, outcomes, out)
@@ -75,25 +69,26 @@ def _plan(
         if "PROFILE" in notebooks.parameters_of(notebook):
             given = {"PROFILE": profile, **given}
         key = run_key(notebook, path.stem, given)
-        output = results.join(out, path.name)
+        output = outputs.join(out, path.name)
         plan.append(execution.Job(path.stem, path, output, notebook, key, given))
     return plan
 
 
 def _prepare(out: str, plan: list[execution.Job]) -> None:
     """Clear what an interrupted run left, and make sure before hours of work that `out` works."""
-    if results.is_remote(out):
-        results.require_store(out)
+    if outputs.is_remote(out):
+        outputs.require_store(out)
     else:
         for partial in Path(out).glob("*.partial.ipynb"):
-            partial.unlink()
+            with suppress(OSError):  # saving below says it, with a remedy
+                partial.unlink()
     waiting = [results.Result(job.name, "not run") for job in plan]
-    _save(results.as_json(waiting, {}), results.join(out, "claims.json"))
+    _save(results.as_json(waiting, {}), outputs.join(out, "claims.json"))
 
 
 def _save(text: str, address: str) -> None:
     try:
-        results.write_text(text, address)
+        outputs.write_text(text, address)
     except Exception as error:  # every remote store has its own
         raise notebooks.UsageError(
             f"can't write {address} ({error}); give another folder with --out"
@@ -106,27 +101,15 @@ def _kept(plan: list[execution.Job]) -> dict[str, results.Result]:
     return {result.notebook: result for result in found if result}
 
 
-def machine(profile: str) -> str:
-    """The hardware in words: "2 CPU cores (x86-64)", and the GPUs for the gpu profile."""
-    architecture = platform.machine().lower()
-    cores = f"{threads()} CPU cores ({ARCHITECTURES.get(architecture, architecture)})"
-    tool = shutil.which("nvidia-smi")
-    if profile == "cpu" or not tool:
-        return cores
-    query = [tool, "--query-gpu=name", "--format=csv,noheader"]
-    names = subprocess.run(query, capture_output=True, text=True, check=False).stdout.splitlines()
-    return ", ".join([cores, *names])
-
-
 def _write(outcomes: list[results.Result], out: str, profile: str, parameters: dict) -> None:
     about = {
         "profile": profile,
         "parameters": parameters,
-        "machine": machine(profile),
+        "machine": execution.machine(profile),
         "finished": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
-    _save(results.as_json(outcomes, about), results.join(out, "claims.json"))
-    _save(report.render(outcomes, about), results.join(out, "report.html"))
+    _save(results.as_json(outcomes, about), outputs.join(out, "claims.json"))
+    _save(report.render(outcomes, about), outputs.join(out, "report.html"))
 
 
 def _tell(console: Console, outcomes: list[results.Result], out: str) -> None:
@@ -134,8 +117,8 @@ def _tell(console: Console, outcomes: list[results.Result], out: str) -> None:
     display.print_failures(console, outcomes)
     console.print()
     console.print(display.summary(outcomes))
-    address = results.join(out, "report.html")
-    if not results.is_remote(address):
+    address = outputs.join(out, "report.html")
+    if not outputs.is_remote(address):
         address = os.path.relpath(address)
     console.print(f"\nReport: {address}", markup=False)
     sys.stdout.flush()

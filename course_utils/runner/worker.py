@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import sys
 import threading
@@ -27,7 +26,9 @@ class OwnInterpreter(KernelSpecManager):
     """Every kernel name means this interpreter, whatever kernelspecs the machine has."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+        kernel = get_kernel_dict()
+        kernel["argv"].append("--Session.packer=course_utils.runner.packing.pack")
+        return KernelSpec(resource_dir=RESOURCES, **kernel)
 
 
 class OwnKernel(AsyncKernelManager):
@@ -94,7 +95,14 @@ def _death(exit_code: int | None) -> str:
 
 
 def _peak_mb() -> float:
-    """Largest resident memory that any of the finished children had, in MB (10^6 bytes)."""
+    """Largest resident memory that any of the finished children had, in MB (10^6 bytes).
+
+    0 where the system does not say (Windows): then only what the runner saw itself counts.
+    """
+    try:
+        import resource
+    except ImportError:
+        return 0.0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit / 1e6
 

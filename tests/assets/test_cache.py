@@ -133,6 +133,7 @@ def test_an_archive_that_is_none(world):
 
 KILL = """
 import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell
 from course_utils.assets import cache as store
 from course_utils.assets.catalogue import AssetError, cache_folder, describe
 from course_utils.assets.fetching import fetch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -35,12 +36,13 @@ BAD = {
         "claim('A1', 'Two is odd', holds=2 % 2 == 1, rest=2 % 2)",
     ),
     "n05_good": (PARAMETERS, "print('fine')"),
+    "n06_surrogate": ("# →", "1", "print('→')", "raise ValueError('→ bad: ' + chr(0xd83d))", "4"),
 }
 
 
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A course in which five of six notebooks fail, after one run of it."""
+    """A course in which six of seven notebooks fail, after one run of it."""
     made = {name: toy_course.notebook(*cells) for name, cells in BAD.items()}
     root = toy_course.make(tmp_path_factory.mktemp("bad"), **made)
     return root, toy_course.course(root, "run", "--jobs", "2", "--timeout", "8")
@@ -67,6 +69,7 @@ def test_a_bad_notebook_stops_no_other_and_the_status_is_1(bad) -> None:
         ("02_killed", "kernel died", 3, "os.kill", "killed by SIGKILL; the system may have run"),
         ("03_exits", "kernel died", 1, "os._exit(7)", "exited by itself with status 7"),
         ("04_false", "failed", 2, "claim('A1'", "ClaimFailed: A1 does not hold: Two is odd"),
+        ("06_surrogate", "failed", 3, "raise ValueError", "ValueError: → bad: �"),
     ],
 )
 def test_the_report_says_which_cell(
@@ -100,15 +103,40 @@ def test_what_ran_before_is_kept_and_what_did_not_run_says_so(bad, name: str) ->
     assert set(states[states.index("failed") + 1 :]) <= {"pending"}
 
 
+def test_a_stream_that_cannot_hold_a_character_gets_another(bad, tmp_path: Path) -> None:
+    root, _ = bad
+    out = ("--out", str(tmp_path))
+    run = toy_course.course(root, "run", "06", *out, PYTHONIOENCODING="latin-1")
+    assert run.returncode == 1
+    assert "06_surrogate failed, In [3]" in run.stdout
+    assert "ValueError: ? bad: ?" in run.stdout
+    assert "Report: " in run.stdout
+    assert "Traceback" not in run.stderr
+
+
+def test_without_a_home_folder_one_sentence_says_so(bad, tmp_path: Path) -> None:
+    root, _ = bad
+    nobody = "import pwd\ndef unknown(uid): raise KeyError(uid)\npwd.getpwuid = unknown\n"
+    (tmp_path / "sitecustomize.py").write_text(nobody)
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    for command in ("run", "check"):
+        out = ("--out", str(tmp_path / "out")) if command == "run" else ()
+        done = toy_course.course(root, command, "05", *out, PYTHONPATH=path, HOME=None)
+        assert done.returncode == 2
+        assert done.stderr.startswith("course: Jupyter needs a home folder and found none: HOME")
+        assert done.stderr.count("\n") == 1
+
+
 def test_a_claim_that_fails_is_counted(bad) -> None:
     root, _ = bad
     record = json.loads((root / "runs" / "cpu" / "claims.json").read_text())
     assert [(claim["id"], claim["holds"]) for claim in record["claims"]] == [("A1", False)]
 
 
-def test_a_failed_notebook_is_not_resumed_from(bad) -> None:
+def test_a_failed_notebook_is_not_resumed_from(bad, tmp_path: Path) -> None:
     root, _ = bad
-    run = toy_course.course(root, "run", "00", "05", "--resume")
+    out = shutil.copytree(root / "runs" / "cpu", tmp_path / "out")
+    run = toy_course.course(root, "run", "00", "05", "--resume", "--out", str(out))
     assert run.returncode == 1
     assert "05_good: ok" not in run.stdout
     assert "[1/1] 00_raises" in run.stdout
@@ -173,16 +201,9 @@ def _wait(condition: Callable[[], object], seconds: float = 60.0) -> object:
     return value
 
 
-@pytest.fixture
-def interrupted(tmp_path: Path):
-    """A run in a process group of its own, with its first notebook finished, its second asleep."""
-    root = toy_course.make(
-        tmp_path,
-        n00_good=toy_course.notebook("print('fine')"),
-        n01_sleeps=toy_course.notebook("print('before')", STUBBORN),
-        n02_waits=toy_course.notebook("1"),
-    )
-    run = subprocess.Popen(
+def _start(root: Path, ctrl_c: signal.Handlers = signal.SIG_DFL) -> subprocess.Popen[str]:
+    """Start a run in a process group of its own, with SIGINT handled or ignored."""
+    return subprocess.Popen(
         toy_course.command("run"),
         cwd=root,
         stdin=subprocess.DEVNULL,
@@ -190,6 +211,19 @@ def interrupted(tmp_path: Path):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # These tests may themselves have been started with SIGINT ignored, which is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, ctrl_c),
+    )
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path):
+    """A run with its first notebook finished and its second asleep, and that one's processes."""
+    root = toy_course.make(
+        tmp_path,
+        n00_good=toy_course.notebook("print('fine')"),
+        n01_sleeps=toy_course.notebook("print('before')", STUBBORN),
+        n02_waits=toy_course.notebook("1"),
     )
     partial = root / "runs" / "cpu" / "01_sleeps.partial.ipynb"
 
@@ -198,12 +232,15 @@ def interrupted(tmp_path: Path):
         text = partial.read_text() if partial.exists() else ""
         return '"status": "running"' in text and "before" in text
 
-    _wait(asleep)
-    tree = _wait(lambda: _sleeping_tree(run.pid))
-    yield root, run, tree
-    if run.poll() is None:
-        run.kill()
-    run.communicate()
+    run, tree = _start(root), []
+    try:
+        _wait(asleep)
+        tree = _wait(lambda: _sleeping_tree(run.pid))
+        yield root, run, tree
+    finally:
+        for process in (run, *_alive(tree)):
+            process.kill()
+        run.communicate()
 
 
 def _sleeping_tree(pid: int) -> list[psutil.Process]:
@@ -234,6 +271,21 @@ def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(interrupted, signum
     assert "interrupted in code cell 2 of 2" in (folder / "report.html").read_text()
     assert "Report: runs/cpu/report.html" in said
     assert "Traceback" not in said
+
+
+def test_ctrl_c_is_ignored_where_it_was_ignored_at_the_start(tmp_path: Path) -> None:
+    """As for a run in the background of a shell script: another program's Ctrl-C ends no run."""
+    cells = ("import time\nprint('before', flush=True)\ntime.sleep(3)", "print('after')")
+    root = toy_course.make(tmp_path, n00_slow=toy_course.notebook(*cells))
+    run = _start(root, signal.SIG_IGN)
+    try:
+        _wait((root / "runs" / "cpu" / "00_slow.partial.ipynb").exists)
+        os.killpg(run.pid, signal.SIGINT)
+        said, _ = run.communicate(timeout=60)
+    finally:
+        run.kill()
+    assert run.returncode == 0, said
+    assert toy_course.printed(toy_course.outputs(root, "00_slow")) == "before\nafter\n"
 
 
 def test_a_killed_runner_leaves_no_kernel_behind(interrupted) -> None:

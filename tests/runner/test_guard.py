@@ -7,6 +7,7 @@ that makes this possible, an altered output or a broken helper is noticed, and l
 from __future__ import annotations
 
 import copy
+import json
 import os
 import re
 import subprocess
@@ -17,11 +18,11 @@ import pytest
 import toy_course
 from toy_course import COST, PARAMETERS, ROOT
 
-from course_utils.runner import canonical, guard, notebooks, opening, readme, record
+from course_utils.runner import canonical, comparison, notebooks, opening, readme, record
 
 PATHS = notebooks.all_notebooks(ROOT)
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-PATTERNS = guard.sanitizer(ROOT)
+PATTERNS = comparison.sanitizer()
 MASKED = re.compile("|".join(PATTERNS))
 
 
@@ -61,7 +62,9 @@ def test_every_cell_has_run_without_error_or_warning(path: Path) -> None:
 @each_notebook
 def test_only_live_widgets_are_exempt(path: Path) -> None:
     cells = notebooks.code_cells(notebooks.load(path))
-    exempt = [c for c in cells if guard.EXEMPTING_TAGS & set(notebooks.tags_of(c))]
+    exempt = [c for c in cells if comparison.EXEMPTING_TAGS & set(notebooks.tags_of(c))]
+    commented = [c for c in cells if re.search(r"#\s*(NBVAL|PYTEST)_", notebooks.source_of(c))]
+    assert not commented, "a cell is exempt by its tag, which is counted, not by a comment"
     print(f"{path.stem}: {len(exempt)} of {len(cells)} code cells are not compared")
     for cell in exempt:
         assert re.search(r"widget|interact|explor", notebooks.source_of(cell), re.IGNORECASE), (
@@ -77,7 +80,7 @@ def _texts(output: dict) -> list[tuple[dict, str]]:
     if output["output_type"] == "stream":
         return [(output, "text")]
     data = output.get("data", {})
-    return [(data, kind) for kind in data if kind not in guard.NOT_COMPARED]
+    return [(data, kind) for kind in data if kind not in comparison.NOT_COMPARED]
 
 
 def _alter(text: str, inside: bool) -> str | None:
@@ -105,21 +108,21 @@ def _alterations(cell: dict, inside: bool) -> list[dict]:
 
 def _compared(path: Path) -> list[dict]:
     cells = notebooks.code_cells(notebooks.joined(notebooks.load(path)))
-    return [cell for cell in cells if not guard.EXEMPTING_TAGS & set(notebooks.tags_of(cell))]
+    return [cell for cell in cells if not comparison.EXEMPTING_TAGS & set(notebooks.tags_of(cell))]
 
 
 @each_notebook
 def test_every_altered_output_is_noticed(path: Path) -> None:
     altered = 0
     for cell in _compared(path):
-        assert guard.difference(cell, cell, PATTERNS) == ""
+        assert comparison.difference(cell, cell, PATTERNS) == ""
         for twin in _alterations(cell, inside=False):
             altered += 1
-            assert guard.difference(twin, cell, PATTERNS), notebooks.source_of(cell)
+            assert comparison.difference(twin, cell, PATTERNS), notebooks.source_of(cell)
         for output in cell["outputs"]:
             if _texts(output):
                 fewer = {**cell, "outputs": [o for o in cell["outputs"] if o is not output]}
-                assert guard.difference(fewer, cell, PATTERNS), notebooks.source_of(cell)
+                assert comparison.difference(fewer, cell, PATTERNS), notebooks.source_of(cell)
     assert altered, "nothing in this notebook is compared"
 
 
@@ -127,7 +130,7 @@ def test_every_altered_output_is_noticed(path: Path) -> None:
 def test_a_measured_value_may_change(path: Path) -> None:
     for cell in _compared(path):
         for twin in _alterations(cell, inside=True):
-            assert guard.difference(twin, cell, PATTERNS) == "", notebooks.source_of(cell)
+            assert comparison.difference(twin, cell, PATTERNS) == "", notebooks.source_of(cell)
 
 
 # ── the guard at work, on a notebook made for it ────────────────────────────────────────────────
@@ -251,6 +254,18 @@ def test_the_guard_is_green_when_a_measured_value_differs(nucleus: Path) -> None
     other.write_text(changed, encoding="utf-8")
     done = toy_course.course(ROOT, "check", str(other))
     assert done.returncode == 0, done.stdout
+    assert "recorded with" not in done.stdout
+
+
+def test_a_notebook_recorded_with_other_code_is_named_and_no_failure(nucleus: Path) -> None:
+    other = nucleus.with_name("03_stale.ipynb")
+    notebook = notebooks.load(nucleus)
+    notebook["metadata"]["course"]["fingerprint"] = "of other code"
+    other.write_text(json.dumps(notebook), encoding="utf-8")
+    done = toy_course.course(ROOT, "check", str(other))
+    assert done.returncode == 0, done.stdout
+    said = "03_stale: recorded with other code; course record 03_stale stores it anew\n"
+    assert done.stdout.endswith(said)
 
 
 def test_the_guard_is_red_when_a_helper_breaks(nucleus: Path, tmp_path: Path) -> None:
@@ -299,7 +314,8 @@ def test_a_broken_helper_turns_its_notebook_red(name: str, tmp_path: Path) -> No
     module, code, word = BREAKS[name]
     environment = _broken(tmp_path / "site", module, code)
     # --exitfirst: the first red cell is enough, and what comes after takes minutes.
-    command = [sys.executable, "-m", "pytest", "--nbval", "--exitfirst", "--quiet", "--color=no"]
+    command = [sys.executable, "-m", "pytest", "-p", "course_utils.runner.guard_plugin"]
+    command += ["--nbval", "--exitfirst", "--quiet", "--color=no"]
     done = subprocess.run(
         [*command, str(path)],
         cwd=ROOT,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -13,12 +16,14 @@ from course_utils.runner import (
     canonical,
     display,
     execution,
-    fingerprint,
-    guard,
+    ledger,
     notebooks,
+    packing,
     record,
     report,
     results,
+    run,
+    units,
 )
 
 # ── names and parameters ────────────────────────────────────────────────────────────────────────
@@ -84,7 +89,13 @@ def test_parameters_go_to_the_notebooks_that_declare_them(three: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("3", 3), ("0.5", 0.5), ("True", True), ("None", None), ("[1, 2]", [1, 2]), ("a/b", "a/b")],
+    [
+        *[("3", 3), ("0.5", 0.5), ("True", True), ("None", None), ("a/b", "a/b")],
+        *[("[1, 2]", [1, 2]), ("(1, (2,))", (1, (2,))), ("{'a': [None]}", {"a": [None]})],
+        # what JSON can't hold, and what is no literal, is the text
+        *[(text, text) for text in ("...", "1j", "b'x'", "{1, 2}", "[...]", "{1: 2}", "{[]: 1}")],
+        *[(text, text) for text in ("x" * 3, "[" * 1000, "", "-", "0o9")],
+    ],
 )
 def test_parameter_values_are_literals_or_text(text: str, value: object) -> None:
     assert notebooks.parse_value(text) == value
@@ -103,90 +114,34 @@ def test_outside_a_checkout_one_sentence_says_so(tmp_path: Path, monkeypatch) ->
         notebooks.find_root(tmp_path)
 
 
-# ── fingerprints ────────────────────────────────────────────────────────────────────────────────
+def test_a_parameter_of_dots_reaches_the_run(tmp_path: Path) -> None:
+    root = toy_course.make(tmp_path, n00_a=toy_course.notebook(PARAMETERS))
+    plan = run._plan([], "cpu", {"SEED": notebooks.parse_value("...")}, str(tmp_path), root)
+    assert plan[0].parameters == {"PROFILE": "cpu", "SEED": "..."}
+    json.dumps(plan[0].parameters)
 
 
-@pytest.fixture
-def package(tmp_path: Path) -> Path:
-    """A package in which the notebook's module imports two others, one of them in a function."""
-    files = {
-        "__init__.py": "",
-        "top.py": "from pkg.middle import f\n",
-        "middle.py": "def f():\n    from . import bottom\n",
-        "bottom.py": "import torch\n",
-        "other.py": "",
-        "exercises.py": "",
-        "sub/__init__.py": "",
-        "sub/leaf.py": "from ..bottom import x\n",
-        "checks/__init__.py": "",
-        "checks/nb09.py": "",
-        "checks/nb10.py": "",
-        "assets.py": "",
-        "../data/a_set/test.jsonl": "",
-        "../data/a_set/README.md": "",
+def test_text_that_is_no_text_is_packed_with_all_the_rest() -> None:
+    when = datetime(2025, 1, 2, tzinfo=timezone(timedelta(hours=1)))
+    message = {"text": "bad: \ud83d ok 😀 →", "byte": "\udcff", "when": when}
+    packed = packing.pack(message)
+    assert json.loads(packed.replace(b"\xff", b"")) == {
+        "text": "bad: � ok 😀 →",
+        "byte": "",
+        "when": when.isoformat(),
     }
-    for name, text in files.items():
-        path = tmp_path / "pkg" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return tmp_path / "pkg"
 
 
-def _sees(package: Path, source: str, changed: str, name: str = "09_x") -> bool:
-    """Whether the fingerprint of a notebook with this code changes with that module."""
-    notebook = toy_course.notebook(source)
-    before = fingerprint.fingerprint(notebook, name, package)
-    with open(package / changed, "a") as file:
-        file.write("# changed\n")
-    return fingerprint.fingerprint(notebook, name, package) != before
-
-
-@pytest.mark.parametrize(
-    ("source", "changed", "seen"),
-    [
-        ("from pkg import top", "top.py", True),
-        ("import pkg.top", "middle.py", True),
-        ("from pkg.top import f", "bottom.py", True),
-        ("from pkg.sub.leaf import x", "bottom.py", True),
-        ("from pkg.top import f", "other.py", False),
-        ("%matplotlib inline\n!ls\nfrom pkg.top import f", "bottom.py", True),
-        ("x = (1\n     % 2)\nimport pkg.top", "bottom.py", True),
-        ("import torch", "top.py", False),
-        ("from pkg.exercises import check", "checks/nb09.py", True),
-        ("from pkg.exercises import check", "checks/nb10.py", False),
-        ("from pkg.assets import load", "../data/a_set/test.jsonl", True),
-        ("from pkg.assets import load", "../data/a_set/README.md", False),
-        ("from pkg import top", "../data/a_set/test.jsonl", False),
-        ("this is no python", "top.py", False),
-    ],
-)
-def test_the_fingerprint_sees_what_is_imported(
-    package: Path, source: str, changed: str, seen: bool
-) -> None:
-    assert _sees(package, source, changed) is seen
-
-
-def test_the_fingerprint_is_of_code_alone(package: Path) -> None:
-    def of(*cells: str | tuple[str, str]) -> str:
-        return fingerprint.fingerprint(toy_course.notebook(*cells), "", package)
-
-    assert of("# Text", "1") == of("# Other text", ("bootstrap", "2"), "1")
-    assert of("1") != of("2")
-    assert of("1", "2") != of("1\n2")
-
-
-def test_a_run_depends_on_its_parameters() -> None:
-    notebook = toy_course.notebook("1")
-    keys = {fingerprint.run_key(notebook, "09", p) for p in ({}, {"A": 1}, {"A": "1"}, {"B": 1})}
-    assert len(keys) == 4
+def test_the_worker_needs_no_module_that_windows_lacks(monkeypatch) -> None:
+    code = (
+        "import sys\nsys.modules['resource'] = None\n"
+        "from course_utils.runner import worker\nprint(worker._peak_mb())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "0.0\n"
 
 
 # ── results ─────────────────────────────────────────────────────────────────────────────────────
-
-
-def _error(name: str = "ValueError", text: str = "no") -> dict:
-    trace = ["\x1b[31mTraceback\x1b[0m", f"{name}: {text}"]
-    return {"output_type": "error", "ename": name, "evalue": text, "traceback": trace}
 
 
 def test_a_failure_is_located_in_the_source_whatever_papermill_added() -> None:
@@ -198,11 +153,22 @@ def test_a_failure_is_located_in_the_source_whatever_papermill_added() -> None:
         ("papermill-error-cell-tag", "# Here"),
         "1/0",
     )
-    executed["cells"][-1]["outputs"] = [_error()]
+    executed["cells"][-1]["outputs"] = [toy_course.error()]
     failure = results.locate_failure(executed)
     assert (failure.cell, failure.number, failure.source) == (2, 2, "1/0")
     assert failure.error == "ValueError: no"
     assert failure.place() == "In [2]"
+
+
+def test_a_stopped_cell_is_found_under_papermills_banner() -> None:
+    """As when a cell raised and its error did not arrive: no output has it."""
+    executed = toy_course.notebook(
+        (notebooks.ERROR_TAG, "# An exception"), "1", "2", (notebooks.ERROR_TAG, "# Here"), "3"
+    )
+    results.mark_stopped_cell(executed, 2, "WorkerFailed", "")
+    failure = results.locate_failure(executed)
+    assert (failure.number, failure.source) == (3, "3")
+    assert failure.error == "WorkerFailed: it raised an error whose text did not arrive"
 
 
 def test_a_failed_claim_stands_in_the_ledger() -> None:
@@ -211,8 +177,8 @@ def test_a_failed_claim_stands_in_the_ledger() -> None:
     notebook["cells"][0]["outputs"] = [
         {"output_type": "display_data", "data": {}, "metadata": {"claim": entry}}
     ]
-    notebook["cells"][1]["outputs"] = [_error("ClaimFailed", "I2 does not hold: so")]
-    good, bad = results.claims_of(notebook, "09")
+    notebook["cells"][1]["outputs"] = [toy_course.error("ClaimFailed", "I2 does not hold: so")]
+    good, bad = ledger.claims_of(notebook, "09")
     assert good == {"notebook": "09", **entry}
     assert (bad["id"], bad["holds"]) == ("I2", False)
     assert results.Result("09", "failed", claims=[good, bad]).held() == "1/2"
@@ -244,6 +210,34 @@ def test_the_report_shows_everything_and_runs_nothing() -> None:
     assert not any(raw in text for raw in ("<script", "'<y>'", "<z>", "<x>", "http://", "https://"))
 
 
+def _claim(id: str, holds: bool, timing: bool) -> dict:
+    about = {"notebook": "01", "text": f"text {id}", "verdict": "holds", "values": {"t": 0.5}}
+    return about | {"id": id, "holds": holds, "timing": timing}
+
+
+def test_a_claim_about_time_is_information_whatever_came_out(capsys) -> None:
+    fast, slow, true = (
+        _claim("A5", True, True),
+        _claim("A7", False, True),
+        _claim("A6", True, False),
+    )
+    assert ledger.held([fast, slow, true]) == "1/1, timing 1/2"
+    assert ledger.held([slow]) == "timing 0/1"
+    assert ledger.held([]) == "–"
+    assert ledger.held([_claim("A8", False, False)]) == "0/1"
+    outcome = results.Result("01", "ok", 1.0, 2.0, [fast, slow, true])
+    assert outcome.good
+    about = {"profile": "cpu", "parameters": {}, "machine": "m", "finished": "now"}
+    text = report.render([outcome], about)
+    assert "All 1 notebooks ran, claims held: 1/1, timing 1/2" in text
+    assert '<td class="">not on this machine; elsewhere: holds</td>' in text
+    assert text.count('<td class="good">holds</td>') == 2
+    assert 'class="bad"' not in text
+    display.console().print(display.claims_table([slow]))
+    said = capsys.readouterr().out
+    assert "not on this machine; elsewhere: holds" in said
+
+
 def test_claims_json_has_results_and_ledger() -> None:
     failure = results.Failure("e", 0, 1, "1", "\x1b[31mred\x1b[0m")
     outcome = results.Result("09", "failed", 1.0, 2.0, [{"id": "I1"}], 0, failure)
@@ -257,7 +251,7 @@ def test_claims_json_has_results_and_ledger() -> None:
     ("seconds", "text"), [(7.2, "7 s"), (59.4, "59 s"), (84, "1.4 min"), (5400, "1.5 h")]
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert display.duration(seconds) == text
+    assert units.duration(seconds) == text
 
 
 def test_kernels_at_once_share_the_cores(monkeypatch) -> None:
@@ -267,62 +261,6 @@ def test_kernels_at_once_share_the_cores(monkeypatch) -> None:
     assert execution.kernel_environment(9)["MKL_NUM_THREADS"] == "1"
     assert execution.kernel_environment(1)["OMP_NUM_THREADS"] == "4"
     assert "MPLBACKEND" not in execution.kernel_environment(1)
-
-
-# ── the guard's comparison ──────────────────────────────────────────────────────────────────────
-
-
-def _cell(*outputs: dict, tag: str = "") -> dict:
-    cell = toy_course.notebook((tag, "1"))["cells"][0]
-    return cell | {"outputs": list(outputs)}
-
-
-def _stream(text: str | list[str], name: str = "stdout") -> dict:
-    return {"output_type": "stream", "name": name, "text": text}
-
-
-def _data(**data: str) -> dict:
-    mime = {key.replace("_", "/"): value for key, value in data.items()}
-    return {"output_type": "display_data", "data": mime, "metadata": {}}
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "same"),
-    [
-        ([_stream("a ⟨0.1⟩")], [_stream("a ⟨0.2⟩")], True),
-        ([_stream("a 0.1")], [_stream("a 0.2")], False),
-        ([_stream(["a\n", "b"])], [_stream("a\n"), _stream("b")], True),
-        ([_stream("a")], [], False),
-        ([], [_stream("a", "stderr")], False),
-        ([_data(image_png="eA==")], [_data(image_png="eQ==")], True),
-        ([_data(image_png="eA==")], [], True),
-        ([_data(text_html="<b>⟨1⟩</b>")], [_data(text_html="<b>⟨2⟩</b>")], True),
-        ([_data(text_html="<b>1</b>")], [_data(text_html="<b>2</b>")], False),
-        ([_data(text_plain="x")], [_data(text_plain="x", text_html="x")], False),
-    ],
-)
-def test_the_comparison_is_nbvals(old: list, new: list, same: bool) -> None:
-    patterns = guard.sanitizer(toy_course.ROOT)
-    assert (guard.difference(_cell(*old), _cell(*new), patterns) == "") is same
-
-
-def test_exempt_cells_are_not_compared() -> None:
-    old, new = (_cell(_stream(text), tag="nbval-ignore-output") for text in "ab")
-    assert guard.difference(old, new, {}) == ""
-
-
-def test_what_is_not_compared_is_nbvals_own_list(pytestconfig) -> None:
-    class Parent:
-        config = pytestconfig
-
-    from nbval.plugin import IPyNbFile
-
-    file = IPyNbFile.__new__(IPyNbFile)
-    file.parent = Parent()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pytest.File, "__init__", lambda self, *args, **kwargs: None)
-        IPyNbFile.__init__(file)
-    assert file.skip_compare == guard.NOT_COMPARED
 
 
 # ── recording ───────────────────────────────────────────────────────────────────────────────────
@@ -338,9 +276,9 @@ def test_the_recorded_form_drops_what_changes_by_itself() -> None:
     }
     first, _, last = source["cells"][2:]
     first["metadata"] |= {"execution": {"iopub": 1}, "papermill": {}, "tags": []}
-    first["outputs"] = [_stream("warning", "stderr"), _stream("ok")]
+    first["outputs"] = [toy_course.stream("warning", "stderr"), toy_course.stream("ok")]
     last["outputs"] = [
-        {**_data(text_plain="7"), "output_type": "execute_result", "execution_count": 44},
+        {**toy_course.data(text_plain="7"), "output_type": "execute_result", "execution_count": 44},
         {"output_type": "display_data", "data": {canonical.WIDGET: {}}, "metadata": {}},
     ]
     last["id"] = source["cells"][0]["id"]
@@ -441,15 +379,15 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
     shadow.mkdir(parents=True)
     spec = {"argv": ["/bin/false"], "display_name": "Python 3", "language": "python"}
     (shadow / "kernel.json").write_text(json.dumps(spec))
-    run = toy_course.course(
+    done = toy_course.course(
         root,
         *("run", "--jobs", "2", "-p", "SEED", "7"),
         OMP_NUM_THREADS="2",
         JUPYTER_PATH=str(root / "share"),
         PYTHONPATH="",
     )
-    assert run.returncode == 0, run.stdout + run.stderr
-    return root, run.stdout
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root, done.stdout
 
 
 def test_a_run_leaves_notebooks_claims_and_report(finished) -> None:
@@ -461,7 +399,7 @@ def test_a_run_leaves_notebooks_claims_and_report(finished) -> None:
     assert [claim["id"] for claim in record_["claims"]] == ["L1"]
     assert [entry["exempt"] for entry in record_["notebooks"]] == [0, 1]
     report_ = (root / "runs" / "cpu" / "report.html").read_text()
-    assert "All 2 notebooks ran, 1 claims held" in report_
+    assert "All 2 notebooks ran, claims held: 1/1" in report_
     assert "Report: runs/cpu/report.html" in said
     assert "00_big: ok" in said
 
@@ -486,12 +424,12 @@ def test_resume_keeps_what_is_still_valid(finished) -> None:
     edited = json.loads((root / "notebooks" / "01_claims.ipynb").read_text())
     edited["cells"][-1]["source"] = ["print('edited')"]
     (root / "notebooks" / "01_claims.ipynb").write_text(json.dumps(edited))
-    run = toy_course.course(root, "run", "--resume", "-p", "SEED", "7")
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "ok (kept)" in run.stdout
+    done = toy_course.course(root, "run", "--resume", "-p", "SEED", "7")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok (kept)" in done.stdout
     assert big.read_bytes() == before
     assert "edited" in toy_course.printed(json.loads(claims.read_text()))
-    assert "[1/1] 01_claims" in run.stdout
+    assert "[1/1] 01_claims" in done.stdout
     record_ = json.loads((root / "runs" / "cpu" / "claims.json").read_text())
     assert [entry["status"] for entry in record_["notebooks"]] == ["kept", "ok"]
 
@@ -521,8 +459,8 @@ def test_a_remote_folder_is_papermills_business(tmp_path: Path) -> None:
         "[papermill.io]\ntoy:// = toystore:handler\n"
     )
     out = "toy://bucket/runs"
-    run = toy_course.course(root, "run", "--out", out, PYTHONPATH=str(package))
-    assert run.returncode == 0, run.stdout + run.stderr
+    done = toy_course.course(root, "run", "--out", out, PYTHONPATH=str(package))
+    assert done.returncode == 0, done.stdout + done.stderr
     made = sorted(path.name for path in (tmp_path / "bucket" / "bucket" / "runs").iterdir())
     assert made == ["00_a.ipynb", "claims.json", "report.html"]
     assert not (root / "runs").exists()

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SANITIZER = ROOT / "tests" / "runner" / "sanitize.cfg"
 PARAMETERS = ("parameters", 'PROFILE = "cpu"\nSEED = 0')
 COST = ("cost", "**Cost** …")
 
@@ -30,11 +29,26 @@ def notebook(*cells: str | tuple[str, str]) -> dict:
     return {"cells": made, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
 
 
+def stream(text: str | list[str], name: str = "stdout") -> dict:
+    """An output that a cell wrote."""
+    return {"output_type": "stream", "name": name, "text": text}
+
+
+def data(**data: str) -> dict:
+    """An output that a cell displayed: text_html="…" for text/html."""
+    mime = {key.replace("_", "/"): value for key, value in data.items()}
+    return {"output_type": "display_data", "data": mime, "metadata": {}}
+
+
+def error(name: str = "ValueError", text: str = "no") -> dict:
+    """An output that a cell left when it raised."""
+    trace = ["\x1b[31mTraceback\x1b[0m", f"{name}: {text}"]
+    return {"output_type": "error", "ename": name, "evalue": text, "traceback": trace}
+
+
 def make(root: Path, **notebooks: dict) -> Path:
     """Write a course with these notebooks (names without the leading n) into `root`."""
     (root / "notebooks").mkdir(parents=True)
-    (root / "tests" / "runner").mkdir(parents=True)
-    (root / "tests" / "runner" / "sanitize.cfg").write_text(SANITIZER.read_text("utf-8"))
     (root / "pyproject.toml").write_text('[tool.course]\nrepository = "owner/name"\n')
     for name, content in notebooks.items():
         path = root / "notebooks" / f"{name.removeprefix('n')}.ipynb"
@@ -42,12 +56,18 @@ def make(root: Path, **notebooks: dict) -> Path:
     return root
 
 
-def course(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the `course` command in a toy course: a process of its own, no terminal."""
+def course(
+    root: Path, *arguments: str, **environment: str | None
+) -> subprocess.CompletedProcess[str]:
+    """Run the `course` command in a toy course: a process of its own, no terminal.
+
+    `environment` is added to this process's; None takes a variable away.
+    """
+    merged = {**os.environ, **environment}
     return subprocess.run(
         command(*arguments),
         cwd=root,
-        env={**os.environ, **environment},
+        env={name: value for name, value in merged.items() if value is not None},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
