@@ -194,9 +194,8 @@ def gap_at(hf, prompt, ours, theirs, at):
 
 def test_repetition_penalty_is_the_same_rule_in_both(hf, written, llama_f32):
     lengths = [hf.count_tokens(prompt) for prompt in PROMPTS]
-    together = [
-        b for b in batches_by_length(lengths, 4, equal=True) if len(b) > 2
-    ]  # read in one go
+    batches = batches_by_length(lengths, 4, equal=True)  # transformers reads such in one go
+    together = [batch for batch in batches if len(batch) > 2]
     chosen = [i for batch in (*together[:2], together[-1]) for i in batch]
     assert len(chosen) >= 8
     assert {type(PROMPTS[i]) for i in chosen} == {str, list}

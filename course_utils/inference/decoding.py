@@ -96,7 +96,15 @@ def write(
     stop: Collection[int],
     process: Process | None,
 ) -> list[Continuation]:
-    """The loop that greedy and sample share: ask the model, choose, append."""
+    """The loop that greedy and sample share: ask the model, choose, append.
+
+    >>> def after(ids):  # 0 is followed by 1, 1 by 2, 2 by 0
+    ...     return torch.eye(3).roll(1, 1)[ids[:, -1]].log()
+    >>> def likeliest(logits):
+    ...     return logits.argmax(-1, keepdim=True)
+    >>> write(after, [0], 5, likeliest, stop=[0], process=None)[0].tokens
+    (1, 2, 0)
+    """
     require(is_count(max_new_tokens, 1), "max_new_tokens", max_new_tokens, "an integer >= 1")
     ids = as_ids(prompt)  # (B, T)
     prompt_len, stops = ids.shape[1], as_stops(stop, ids)

@@ -1,4 +1,4 @@
-"""Figures of decoding: one distribution in several forms, a text's tokens, a beam's tree."""
+"""Figures of decoding: a distribution's forms, a text's tokens, a beam's tree. Notebook 09."""
 
 from __future__ import annotations
 

@@ -88,7 +88,15 @@ def _check_beam_search(
 
 
 def expand(ids: Tensor, totals: Tensor, logprobs: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """The `width` likeliest beams one token longer, best first: ids (W, T + 1), totals (W,)."""
+    """The `width` likeliest beams one token longer, best first: ids (W, T + 1), totals (W,).
+
+    Beams of probability 0.6 and 0.4; what follows the second is more certain:
+
+    >>> ids, totals = torch.tensor([[0], [1]]), torch.tensor([0.6, 0.4]).log()
+    >>> longer, totals = expand(ids, totals, torch.tensor([[0.55, 0.45], [0.9, 0.1]]).log(), 2)
+    >>> longer.tolist(), totals.exp()
+    ([[1, 0], [0, 0]], tensor([0.3600, 0.3300]))
+    """
     sums = (totals[:, None] + logprobs).flatten()  # (B · V,)
     totals, at = topk_by_blocks(sums, min(width, len(sums)))
     totals, at = totals[totals > -math.inf], at[totals > -math.inf]
@@ -152,6 +160,13 @@ def exact_search(
     result are dropped. At most 1 / P(greedy) are left at any length, because they exclude each
     other. prompt (T,) or (1, T). Raises ValueError when more than max_prefixes are left, and for
     what `greedy` refuses.
+
+    Greedy takes 0, and then has 0.6 · 0.5; with 1 first it is 0.4 · 0.9:
+
+    >>> after = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.1, 0.9], [0.6, 0.4, 0.0]])
+    >>> best = exact_search(lambda ids: after[ids[:, -1]].log(), [2], 2)
+    >>> best.tokens, round(math.exp(best.logprob), 2)
+    ((1, 2), 0.36)
     """
     ids = one_prompt(prompt)
     stops, totals = as_stops(stop, ids), torch.zeros(1, device=ids.device)

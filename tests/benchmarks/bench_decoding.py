@@ -92,7 +92,8 @@ def llama_cpp(compare: Compare) -> list[Row]:
     """The packaged 4-bit file as it is, not dequantized: other arithmetic, the same question."""
     model, tokenizer = models.load_decoder("smollm2")
     chat, ids = asked(tokenizer)
-    ours = partial(ours_by, decoding.greedy, cached_next_logits_of, model, ids, [tokenizer.eos_token_id])
+    stop = [tokenizer.eos_token_id]
+    ours = partial(ours_by, decoding.greedy, cached_next_logits_of, model, ids, stop)
     with load_engine("llama.cpp", threads=1) as engine:
         theirs = partial(engine.generate, chat, max_new_tokens=NEW_TOKENS)
         name = f"greedy, cached, {NEW_TOKENS} tokens; theirs is llama.cpp"

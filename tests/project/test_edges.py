@@ -167,6 +167,9 @@ EDGES = {
     "pronunciation.split n_dev": Edge(
         lambda n: pronunciation.split(WORDS, n_test=1, n_dev=n), (0, 2), (-1, 3)
     ),
+    "training.batches_by_length size": Edge(
+        lambda n: training.batches_by_length([1, 2], n), (1, 2), (0,)
+    ),
     "pronunciation.batches size": Edge(
         lambda n: next(pronunciation.batches(WORDS, n)), (1, 5), (0,)
     ),
