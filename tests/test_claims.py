@@ -112,7 +112,7 @@ def test_its_metadata_is_all_the_ledger_needs(shown):
         "scope": SCOPE,
         "holds": True,
     }
-    assert entry["measured"] == {"favourite": 0.9, "heads": 3}
+    assert entry["values"] == {"favourite": 0.9, "heads": 3}
     assert entry["null"] == {"null: random": {"favourite": 0.2, "heads": 3}}
 
 

@@ -76,19 +76,18 @@ class Box:
         return f"{line.name}{word} · {values}"
 
     def metadata(self) -> dict[str, Any]:
-        """What the ledger gathers from an executed notebook."""
+        """What the ledger gathers from an executed notebook: `values` were measured."""
         found = {line.name: _json_safe(line.values) for line in self.lines}
         return {
             "id": self.id,
             "kind": self.kind,
-            "sentence": self.sentence,
             "text": self.sentence,
             "notes": self.notes,
             "verdict": self.verdict.strip("⟨⟩"),
             "scope": self.scope,
             "holds": self.holds,
             "timing": self.kind == "here",
-            "measured": found.get("found", found.get("timed", {})),
+            "values": found.get("found", found.get("timed", {})),
             "null": {name: found[name] for name in found if name not in ("found", "timed")},
         }
 
