@@ -179,7 +179,9 @@ def cell(kind: str, *, title: str) -> None:
         axes.text(x, y, text, ha="center", va="center", fontsize=11, color=ink, bbox=box)
     for x, y, text, side in names:
         axes.text(x, y, text, ha=side, va="center", fontsize=13, fontweight="bold")
-    axes.text(2.2, 0.2, "every coloured box reads x and h", ha="center", color="#606060", fontsize=10)
+    axes.text(
+        2.2, 0.2, "every coloured box reads x and h", ha="center", color="#606060", fontsize=10
+    )
     axes.set(xlim=(-0.6, 7.3), ylim=(-0.1, 3.1))
     axes.set_axis_off()
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
