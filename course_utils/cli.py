@@ -41,7 +41,9 @@ def _replace_what_the_streams_cannot_hold() -> None:
             stream.reconfigure(errors="replace")
 
 
-ORDER = tuple("fetch run check record replicate train claims badges new doctor".split())
+ORDER = tuple(
+    ["fetch", "run", "check", "record", "replicate", "train", "claims", "badges", "new", "doctor"]
+)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,6 +82,7 @@ def main(ctx: click.Context) -> None:
     "--out", metavar="DIR", help="Output folder or s3:// address.  [default: runs/PROFILE]"
 )
 @click.option("--resume", is_flag=True, help="Keep finished outputs that are still valid.")
+@click.option("--strict", is_flag=True, help="Stop a notebook at a claim that does not hold.")
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
@@ -93,6 +96,7 @@ def run(
     jobs: int,
     out: str | None,
     resume: bool,
+    strict: bool,
     timeout: float | None,
 ) -> None:
     """Execute notebooks; keep outputs, claims.json and report.html.
@@ -109,6 +113,7 @@ def run(
         jobs=jobs,
         out=out,
         resume=resume,
+        strict=strict,
         timeout=timeout,
     )
     sys.exit(status)

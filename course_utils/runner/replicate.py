@@ -15,9 +15,9 @@ from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
-from course_utils.runner import display, execution, notebooks, results
+from course_utils.runner import display, execution, notebooks, outputs, progress, results
+from course_utils.runner.execution import TIME_LIMITS, machine
 from course_utils.runner.fingerprint import fingerprint, run_key
-from course_utils.runner.run import TIME_LIMITS, machine
 
 # What makes the libraries under a kernel compute as they would on another machine.
 INSTRUCTION_SETS: dict[str, dict[str, str]] = {
@@ -150,8 +150,8 @@ def _executed(
     plan_ = {run: _job(path, notebook, folder, run) for run in runs}
     done = {run: results.kept(job.name, job.output, job.key) for run, job in plan_.items()}
     todo = [run for run in runs if done[run] is None]
-    with display.progress_for(console, len(todo)) as progress:
-        fresh = execution.run([plan_[run] for run in todo], jobs, TIME_LIMITS["cpu"], progress)
+    with progress.progress_for(console, len(todo)) as shown:
+        fresh = execution.run([plan_[run] for run in todo], jobs, TIME_LIMITS["cpu"], shown)
     done |= dict(zip(todo, fresh, strict=True))
     return [(run, done[run]) for run in runs]
 
@@ -240,7 +240,7 @@ def _all_admitted(record: dict[str, Any]) -> bool:
 
 
 def _store(record: dict[str, Any], file: Path) -> None:
-    results.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", str(file))
+    outputs.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", str(file))
 
 
 # ── what came out ───────────────────────────────────────────────────────────────────────────────
