@@ -41,7 +41,9 @@ def _replace_what_the_streams_cannot_hold() -> None:
             stream.reconfigure(errors="replace")
 
 
-ORDER = ("fetch", "run", "check", "record", "train", "claims", "badges", "new", "doctor")
+ORDER = tuple(
+    ["fetch", "run", "check", "record", "replicate", "train", "claims", "badges", "new", "doctor"]
+)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -80,6 +82,7 @@ def main(ctx: click.Context) -> None:
     "--out", metavar="DIR", help="Output folder or s3:// address.  [default: runs/PROFILE]"
 )
 @click.option("--resume", is_flag=True, help="Keep finished outputs that are still valid.")
+@click.option("--strict", is_flag=True, help="Stop a notebook at a claim that does not hold.")
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
@@ -93,6 +96,7 @@ def run(
     jobs: int,
     out: str | None,
     resume: bool,
+    strict: bool,
     timeout: float | None,
 ) -> None:
     """Execute notebooks; keep outputs, claims.json and report.html.
@@ -109,6 +113,7 @@ def run(
         jobs=jobs,
         out=out,
         resume=resume,
+        strict=strict,
         timeout=timeout,
     )
     sys.exit(status)
@@ -143,6 +148,35 @@ def record(notebooks: tuple[str, ...]) -> None:
 
     status = record_notebooks(notebooks)
     readme.refresh(find_root())
+    sys.exit(status)
+
+
+@main.command()
+@click.argument("notebooks", nargs=-1, metavar="[NOTEBOOK]...")
+@click.option("--seeds", metavar="0-9", help="Seeds to run.  [default: 0-9, on to 19 if one fails]")
+@click.option(
+    "--isa",
+    default="best,avx2,sse",
+    show_default=True,
+    help="Instruction sets: the first for even seeds, the others in turn for odd ones.",
+)
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Runs at once.")
+@click.option("--runs", type=click.IntRange(1), help="So many runs instead of the whole plan.")
+def replicate(
+    notebooks: tuple[str, ...], seeds: str | None, isa: str, jobs: int, runs: int | None
+) -> None:
+    """Run over seeds and machines, and record the claims.
+
+    Each run has one thread; runs of the same code that are there already are kept, so that it can
+    be interrupted. Writes data/replications. Exit status 1 when a measured claim held in fewer than
+    all of 10, or 19 of 20 runs, or a notebook stopped.
+    """
+    from course_utils.runner import replicate as replications
+
+    wanted = replications.parse_seeds(seeds) if seeds else None
+    status = replications.replicate(
+        notebooks, seeds=wanted, isas=isa.split(","), jobs=jobs, runs=runs
+    )
     sys.exit(status)
 
 

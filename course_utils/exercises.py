@@ -1,4 +1,4 @@
-"""Exercises with feedback at once: check(), hint(), solution().
+"""Exercises with feedback at once: check(), hint(), solution(); predict() and judge().
 
 A notebook's exercises are declared in a module of `course_utils.checks` as `EXERCISES`, a
 dictionary from name to `Exercise`; `check("09.top_p", fn)` finds them there. A solution is the
@@ -45,19 +45,34 @@ class Exercise:
     atol: float = 1e-5
 
 
+@dataclass(frozen=True)
+class Statement:
+    """A sentence to judge: whether the run supported it, and why (not)."""
+
+    sentence: str
+    supported: bool
+    why: str
+
+
 class NotAttempted(Exception):  # noqa: N818  it is not an error
     """The function is still a stub."""
 
 
 def find(id: str) -> Exercise:
     """Return the exercise "09.top_p"; ValueError with the choices when there is none."""
+    return _declared(id, "EXERCISES")
+
+
+def _declared(id: str, table: str) -> Any:
+    """What a notebook's module of checks declares under a name, in one of its tables."""
     notebook, _, name = id.partition(".")
     if notebook not in checks.MODULES:
         raise ValueError(f"no exercises for notebook {notebook!r}; ids look like '09.top_p'")
-    exercises = importlib.import_module(f"{checks.__name__}.{checks.MODULES[notebook]}").EXERCISES
-    if name not in exercises:
-        raise ValueError(f"no exercise {id!r}; notebook {notebook} has: {', '.join(exercises)}")
-    return exercises[name]
+    module = importlib.import_module(f"{checks.__name__}.{checks.MODULES[notebook]}")
+    declared = getattr(module, table, {})
+    if name not in declared:
+        raise ValueError(f"no exercise {id!r}; notebook {notebook} has: {', '.join(declared)}")
+    return declared[name]
 
 
 def check(id: str, attempt: Callable) -> None:
@@ -262,3 +277,40 @@ def solution(id: str) -> None:
 def _fold(title: str, body: str) -> None:
     page = f"<details><summary>{title}</summary>{body}</details>"
     showing.show(page, f"{title}: open the notebook to unfold it")
+
+
+# ── a guess before a measurement, a judgement after it ──────────────────────────────────────────
+
+
+def predict(question: str, guess: Any, found: float, *, within: float = 0.1) -> None:
+    """Hold the reader's guess, a number, against what was measured: right when it is `within`.
+
+    Without a guess (...) the measurement is not given away.
+    """
+    if guess is ...:
+        return _show("○", f"{question} Put your guess for the three dots, and run this cell again.")
+    if not isinstance(guess, (int, float)):
+        return _show("✗", f"{question} {_brief(guess)} is no number.")
+    word = "close" if abs(guess - found) <= within else "too low" if guess < found else "too high"
+    mark = "✓" if word == "close" else "✗"
+    return _show(
+        mark, f"{question} You said {guess:g}, measured {showing.measured(found)}: {word}."
+    )
+
+
+def judge(id: str, *supported: Any) -> None:
+    """Which of these sentences did the run support? Give their letters; without any they are shown.
+
+    Raises ValueError for an unknown id.
+    """
+    statements: dict[str, Statement] = _declared(id, "STATEMENTS")
+    chosen = {str(letter).strip().lower() for letter in supported if letter is not ...}
+    if odd := sorted(chosen - statements.keys()):
+        return _show("✗", f"{id}: there is no sentence {odd[0]!r}; the letters are "
+                     f"{', '.join(statements)}.")  # fmt: skip
+    for letter, statement in statements.items():
+        right = (letter in chosen) == statement.supported
+        mark = " " if not chosen else "✓" if right else "✗"
+        said = f"  {statement.why}" if chosen else ""
+        _show(mark, f"{letter}) {statement.sentence}{said}")
+    return None if chosen else _show("○", f"{id}: give the letters of those that were supported.")

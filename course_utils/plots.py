@@ -97,6 +97,37 @@ def bars(values: Mapping[str, float], *, title: str, y: str, shown: str = ".3g")
     show(figure)
 
 
+def dots(
+    groups: Mapping[str, Sequence[float]],
+    *,
+    title: str,
+    x: str,
+    guide: tuple[float, str] | None = None,
+    limits: tuple[float, float] | None = (0.0, 1.0),
+) -> None:
+    """Draw every value of each group as a dot, one row a group; equal ones stand above each other.
+
+    `guide` is a grey line at a value, with its name; without `limits` the axis fits the values.
+    """
+    figure, axes = new_figure(height=0.5 * len(groups) + 1.3)
+    for row, values in enumerate(groups.values()):
+        seen: dict[float, int] = {}
+        for value in values:
+            place = round(value, 2)
+            seen[place] = seen.get(place, 0) + 1
+            axes.plot(value, row - 0.09 * (seen[place] - 1), "o", color=PALETTE[0], alpha=0.75)
+    axes.set_yticks(range(len(groups)), list(groups))
+    axes.set_ylim(len(groups) - 0.5, -1.0)
+    if limits:
+        margin = 0.02 * (limits[1] - limits[0])
+        axes.set_xlim(limits[0] - margin, limits[1] + margin)
+    if guide:
+        axes.axvline(guide[0], color=GREY, lw=1.5)
+        axes.text(guide[0], -0.75, guide[1], color="#606060", fontsize=10, ha="center")
+    label(axes, title, x, "")
+    show(figure)
+
+
 def intervals(
     series: Mapping[str, Mapping[str, Any]],
     *,

@@ -1,29 +1,64 @@
-"""Claims hold with numbers, fail with numbers, and travel in output metadata."""
+"""Claims are true of what was measured and of no null; a reader is never stopped by one."""
+
+from __future__ import annotations
 
 import json
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from course_utils import claims
-from course_utils.claims import ClaimFailed, claim, claims_table, ledger
+from course_utils.claims import ClaimFailed, claim, claims_table, finding, follows, here, ledger
+from course_utils.evidence import box, records
+from course_utils.metrics import paired
+from course_utils.runner import comparison
 from course_utils.showing import measured
+
+SCOPE = "two coins, thrown once"
+SHARP, BLUNT = SimpleNamespace(favourite=0.9, heads=3), SimpleNamespace(favourite=0.2, heads=3)
+AHEAD = paired([1] * 12 + [0] * 4, [0] * 8 + [1] * 4 + [0] * 4)
+
+
+def is_sharp(head):
+    return head.favourite > 0.5
+
+
+def is_ahead(pairs):
+    return pairs.difference > 0 and pairs.p_value < 0.05
+
+
+@pytest.fixture(autouse=True)
+def no_records(monkeypatch, tmp_path):
+    """A kernel in which nothing was stated, and a course without records."""
+    monkeypatch.delenv("COURSE_STRICT", raising=False)
+    monkeypatch.setattr(box, "seen", seen := {})
+    monkeypatch.setattr(claims, "seen", seen)
+    monkeypatch.setattr(records, "records_folder", lambda: tmp_path)
+    records.records.cache_clear()
+    yield tmp_path
+    records.records.cache_clear()
 
 
 @pytest.fixture
 def shown(monkeypatch):
-    """What IPython would have displayed: a list of (data, metadata)."""
+    """What IPython would have displayed: a list of {data, metadata}."""
     outputs = []
 
     def display(data, raw=False, metadata=None):
         outputs.append({"data": data, "metadata": metadata or {}})
 
     monkeypatch.setattr("IPython.display.display", display)
-    monkeypatch.setattr(claims, "_seen", {})
     return outputs
+
+
+def without_what_is_masked(outputs):
+    """The texts as the guard compares them."""
+    texts = [text for output in outputs for text in output["data"].values()]
+    return [re.sub("⟨[^⟩]*⟩", "⟨⟩", text) for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -44,10 +79,282 @@ def test_measured_wraps(value, spec, text):
     assert str(measured(value, spec)) == repr(measured(value, spec)) == text
 
 
+# ── kind: measured ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_claim_is_tried_on_what_was_found_and_on_every_null(shown):
+    tried = []
+
+    def test(head):
+        tried.append(head)
+        return is_sharp(head)
+
+    null = {"random weights": BLUNT, "shuffled": BLUNT}
+    claim("A11c", "The head is sharp", test, SHARP, null=null, scope=SCOPE, notes="heads attend")
+    assert tried == [SHARP, BLUNT, BLUNT]
+    text = shown[0]["data"]["text/plain"]
+    assert text.startswith("A11c  The head is sharp\n")
+    assert "course notes say “heads attend”: holds" in text
+    assert "found · favourite ⟨0.9⟩ · heads 3" in text
+    assert "null: random weights · favourite ⟨0.2⟩" in text
+    assert f"scope: {SCOPE}" in text
+    assert "⟨no recorded runs yet⟩" in text
+
+
+def test_its_metadata_is_all_the_ledger_needs(shown):
+    claim("A11c", "The head is sharp", is_sharp, SHARP, null={"random": BLUNT}, scope=SCOPE)
+    (entry,) = ledger(json.loads(json.dumps(shown)))
+    assert {key: entry[key] for key in ("id", "kind", "verdict", "scope", "holds")} == {
+        "id": "A11c",
+        "kind": "measured",
+        "verdict": "holds",
+        "scope": SCOPE,
+        "holds": True,
+    }
+    assert entry["values"] == {"favourite": 0.9, "heads": 3}
+    assert entry["null"] == {"null: random": {"favourite": 0.2, "heads": 3}}
+
+
+@pytest.mark.parametrize(
+    ("found", "null", "word"),
+    [(BLUNT, SHARP, "true there too"), (BLUNT, BLUNT, "did not"), (SHARP, SHARP, "true there too")],
+    ids=["neither", "false of what was found", "true of a null"],
+)
+def test_what_does_not_come_out_is_amber_for_a_reader_and_an_error_when_strict(
+    shown, monkeypatch, found, null, word
+):
+    arguments = ("A1", "The head is sharp", is_sharp, found)
+    claim(*arguments, null={"random weights": null}, scope=SCOPE)
+    assert "did not come out in this run" in shown[0]["data"]["text/plain"]
+    assert word in shown[0]["data"]["text/plain"]
+    assert box.COLOURS["failed"] in shown[0]["data"]["text/html"]
+    assert ledger(shown)[0]["holds"] is False
+    monkeypatch.setenv("COURSE_STRICT", "1")
+    with pytest.raises(ClaimFailed, match="A1 does not hold: The head is sharp"):
+        claim(*arguments, null={"random weights": null}, scope=SCOPE)
+
+
+@pytest.mark.parametrize("value", ["", "0"])
+def test_strictness_can_be_switched_off(monkeypatch, value):
+    monkeypatch.setenv("COURSE_STRICT", value)
+    assert not claims.is_strict()
+
+
+def test_holds_if_must_be_false_on_the_other_side(shown):
+    arguments = ("P3b", "The head is sharp", is_sharp, SHARP)
+    options = dict(null={"r": BLUNT}, scope=SCOPE, verdict="holds if", condition="it is trained")
+    claim(*arguments, otherwise={"untrained": BLUNT}, **options)
+    assert "holds if it is trained" in shown[0]["data"]["text/plain"]
+    assert "otherwise: untrained · favourite ⟨0.2⟩" in shown[0]["data"]["text/plain"]
+    claim(*arguments, otherwise={"untrained": SHARP}, **options)
+    assert "did not come out" in shown[1]["data"]["text/plain"]
+
+
+def test_a_corrected_sentence_is_the_notes_and_not_ours(shown):
+    options = dict(null={"r": BLUNT}, scope=SCOPE, notes="heads are blunt", verdict="corrected")
+    claim("A4", "The head is sharp", is_sharp, SHARP, **options)
+    first, second, *_ = shown[0]["data"]["text/plain"].splitlines()
+    assert "corrected" not in first
+    assert "“heads are blunt”: corrected" in second
+
+
+def test_pairs_bring_their_null_and_show_what_they_rest_on(shown):
+    claim("P5", "A program is right more often", is_ahead, AHEAD, scope=SCOPE)
+    text = shown[0]["data"]["text/plain"]
+    assert "difference ⟨0.5⟩ · interval ⟨0.225, 0.775⟩ · p ⟨0.013⟩ · pairs 16" in text
+    assert re.search("null: signs of the pairs flipped · true in ⟨0.\\d%⟩", text)
+    assert ledger(shown)[0]["holds"] is True
+
+
+def test_a_test_that_half_of_all_coin_flips_pass_says_nothing(shown):
+    claim("P5", "A program is right more often", lambda p: p.difference > 0, AHEAD, scope=SCOPE)
+    assert "true there too" in shown[0]["data"]["text/plain"]
+    assert ledger(shown)[0]["holds"] is False
+
+
+def test_undecided_is_never_an_error_and_its_word_is_masked(shown, monkeypatch):
+    monkeypatch.setenv("COURSE_STRICT", "1")
+    options = dict(scope=SCOPE, verdict="undecided here", decided_by="200 problems")
+    for pairs in (paired([1, 0, 1, 0], [0, 1, 0, 1]), AHEAD):
+        claim("P4", "Either may be ahead", lambda p: p.low < 0 < p.high, pairs, **options)
+    texts = [output["data"]["text/plain"] for output in shown]
+    assert "⟨undecided here⟩" in texts[0]
+    assert "⟨decided in this run⟩" in texts[1]
+    assert "200 problems" in texts[0]
+    assert [entry["holds"] for entry in ledger(shown)] == [True, False]
+
+
+GOOD = dict(null={"r": BLUNT}, scope=SCOPE)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("A1", "s", True, SHARP), GOOD, "the test is True; give a function"),
+        (("A1", "s", is_sharp, SHARP), {**GOOD, "null": None}, "has no null"),
+        (("A1", "s", is_sharp, SHARP), {**GOOD, "null": {}}, "has no null"),
+        (("A1", "s", is_sharp, SHARP), {**GOOD, "scope": ""}, "says nothing of its scope"),
+        (("A1", "s", is_sharp, SHARP), {**GOOD, "verdict": "maybe"}, "must be one of holds"),
+        (("A1", "s", is_sharp, SHARP), {**GOOD, "verdict": "holds if"}, "holds if … what"),
+        (
+            ("A1", "s", is_sharp, SHARP),
+            {**GOOD, "verdict": "holds if", "condition": "c"},
+            "no other side",
+        ),
+        (("A1", "s", is_sharp, SHARP), {**GOOD, "verdict": "undecided here"}, "decided_by"),
+        (("A1", "s", lambda head: head.heads, SHARP), GOOD, "must say one boolean"),
+        *(((id, "s", is_sharp, SHARP), GOOD, "claim id") for id in ("i1", "I", "1", "I1ab", "")),
+    ],
+)
+def test_a_malformed_claim_is_refused(shown, arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        claim(*arguments, **options)
+    assert shown == []
+
+
+def test_longer_ids_are_ids(shown):
+    for id in ("D4b2", "I8a", "A10"):
+        claim(id, "The head is sharp", is_sharp, SHARP, **GOOD)
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (0.25, "measured ⟨0.25⟩"),
+        (3, "measured 3"),
+        ({"radius 0.9": 0.5, "radius 1.1": 2.0}, "radius 0.9 ⟨0.5⟩ · radius 1.1 ⟨2⟩"),
+        (torch.tensor([1.0, 2.0]), "measured ⟨1, 2⟩"),
+        (np.float32(0.5), "measured ⟨0.5⟩"),
+        (list(range(9)), "measured 9 numbers, ⟨0⟩ to ⟨8⟩"),
+        ({"texts": ["a", "b"]}, "texts a, b"),
+        ({"gone": math.nan}, "gone ⟨nan⟩"),
+    ],
+)
+def test_any_plain_measurement_is_shown(shown, found, text):
+    follows("A1", "It is there", lambda value: True, found, because="it was put there")
+    assert text in shown[0]["data"]["text/plain"]
+    json.dumps(ledger(shown), allow_nan=False)
+
+
+# ── kinds: follows, here ────────────────────────────────────────────────────────────────────────
+
+
+def test_follows_is_a_check_that_stops_always(shown):
+    follows("I2a", "It rises", lambda x: x == sorted(x), [1, 2, 3], because="dH/dT ≥ 0")
+    assert "because dH/dT ≥ 0" in shown[0]["data"]["text/plain"]
+    assert ledger(shown)[0]["kind"] == "follows"
+    with pytest.raises(ClaimFailed, match="I2a does not hold: It rises"):
+        follows("I2a", "It rises", lambda x: x == sorted(x), [3, 2], because="dH/dT ≥ 0")
+    with pytest.raises(ValueError, match="follows from what"):
+        follows("I2a", "It rises", lambda x: True, 1, because="")
+    with pytest.raises(ValueError, match="give a function"):
+        follows("I2a", "It rises", True, 1, because="dH/dT ≥ 0")
+
+
+def test_here_is_never_an_error_and_all_its_numbers_but_counts_are_masked(shown, monkeypatch):
+    monkeypatch.setenv("COURSE_STRICT", "1")
+    masked = []
+    for outcome, seconds in ((True, 0.5), (np.bool_(False), 2.5)):
+        shown.clear()
+        here("A5", "It is quick", outcome, count={"calls": (1024, 12)}, seconds=seconds, runs=9)
+        claims_table()
+        masked.append(without_what_is_masked(shown[:1]))
+        assert ledger(shown)[0]["holds"] is bool(outcome)
+        assert ledger(shown)[0]["kind"] == "here"
+    assert masked[0] == masked[1]
+    assert "calls 1024, 12" in masked[0][1]
+    assert "9" not in masked[0][1]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "times", "message"),
+    [
+        (1, dict(seconds=1.0), "one boolean"),
+        (True, {}, "what was timed"),
+        (True, dict(ratio="1.7 times"), "give the number itself"),
+    ],
+)
+def test_here_refuses_what_the_guard_would_compare(shown, outcome, times, message):
+    with pytest.raises(ValueError, match=message):
+        here("A5", "It is quick", outcome, **times)
+
+
+# ── claims as the first edition stated them ─────────────────────────────────────────────────────
+
+
+def test_an_asserted_claim_shows_its_values_and_stops_when_it_does_not_hold(shown):
+    claim("I2", "Entropy rises", holds=np.bool_(True), low_end=0.5, steps=3)
+    text = shown[0]["data"]["text/plain"]
+    assert text == "I2  Entropy rises — holds\n    found · low end ⟨0.5⟩ · steps 3"
+    (entry,) = ledger(shown)
+    assert entry["kind"] == "asserted"
+    assert entry["values"] == {"low end": 0.5, "steps": 3}
+    with pytest.raises(ClaimFailed, match=r"I2 does not hold: Entropy rises.*low end ⟨0\.1⟩"):
+        claim("I2", "Entropy rises", holds=False, low_end=0.1)
+
+
+def test_an_asserted_claim_about_time_stops_nothing(shown):
+    for outcome in (True, False):
+        claim("A5", "It is slow", holds=outcome, timing=True, seconds=1.0, runs=3)
+    assert without_what_is_masked(shown[:1]) == without_what_is_masked(shown[1:])
+    assert [entry["kind"] for entry in ledger(shown)] == ["here", "here"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(holds=1, n=3),
+        dict(holds=torch.tensor([True, False]), n=3),
+        dict(holds=True),
+        dict(holds=True, verdict="maybe", n=1),
+        dict(holds=True, verdict="holds if", n=1),
+    ],
+)
+def test_a_malformed_asserted_claim_is_refused(shown, options):
+    with pytest.raises(ValueError, match="claim I1:"):
+        claim("I1", "text", **options)
+
+
+# ── findings, records, the table ────────────────────────────────────────────────────────────────
+
+
+def test_a_finding_speaks_with_this_runs_numbers(shown):
+    finding("Greedy repeats {share:.0%} of {n} windows: {{so}}", share=0.089, n=5)
+    assert shown[0]["data"].data == "Greedy repeats ⟨9%⟩ of ⟨5⟩ windows: {so}"
+
+
+@pytest.mark.parametrize("values", [{}, dict(share=1, other=2)])
+def test_a_finding_needs_a_value_for_each_field(values):
+    with pytest.raises(ValueError, match="each field of a finding needs one value"):
+        finding("{share} of them", **values)
+
+
+def test_the_record_is_read_by_id_and_masked(shown, no_records):
+    record = {"held": 19, "runs": 20, "values": {"favourite": [0.8, 0.9, 0.95]}}
+    (no_records / "02.json").write_text(json.dumps({"claims": {"A11c": record}}))
+    claim("A11c", "The head is sharp", is_sharp, SHARP, **GOOD)
+    assert "⟨it held in 19 of 20 recorded runs⟩" in shown[0]["data"]["text/plain"]
+
+
+def test_a_record_of_equal_numbers_says_so(shown, no_records):
+    record = {"held": 10, "runs": 10, "values": {"favourite": [0.9, 0.9, 0.9]}}
+    (no_records / "02.json").write_text(json.dumps({"claims": {"A11c": record}}))
+    claim("A11c", "The head is sharp", is_sharp, SHARP, **GOOD)
+    assert "the same in all runs⟩" in shown[0]["data"]["text/plain"]
+
+
+def test_the_table_repeats_what_was_stated(shown):
+    with pytest.raises(ValueError, match="no claim"):
+        claims_table()
+    claim("I1", "a | b", is_sharp, SHARP, **GOOD)
+    claims_table()
+    text = shown[-1]["data"].data
+    assert "a \\| b" in text
+    assert "favourite ⟨0.9⟩" in text
+
+
 def test_measured_text_is_masked_whole_by_the_guard():
     import configparser
-
-    from course_utils.runner import comparison
 
     settings = configparser.ConfigParser()
     settings.read(comparison.SANITIZER, encoding="utf-8")
@@ -55,87 +362,3 @@ def test_measured_text_is_masked_whole_by_the_guard():
     one, other = f"loss {measured(0.1)} in 3 steps", f"loss {measured([2.0, 'x⟩y'])} in 3 steps"
     assert re.sub(regex, replace, one) == re.sub(regex, replace, other)
     assert re.sub(regex, replace, one) != re.sub(regex, replace, one.replace("3", "4"))
-
-
-def test_claim_shows_a_row_and_carries_its_values(shown):
-    claim("I2", "Entropy rises with temperature", holds=np.bool_(True), low=0.5, steps=3)
-    (entry,) = ledger(shown)
-    assert entry["id"] == "I2"
-    assert entry["holds"] is True
-    assert entry["values"] == {"low": 0.5, "steps": 3}
-    assert "⟨0.5⟩" in shown[0]["data"]["text/html"]
-    assert "steps 3" in shown[0]["data"]["text/plain"]
-    json.dumps(shown[0], allow_nan=False)
-
-
-def test_claim_that_does_not_hold_raises_with_its_numbers(shown):
-    with pytest.raises(ClaimFailed, match=r"I2 does not hold: Entropy rises.*low = ⟨0.5⟩"):
-        claim("I2", "Entropy rises", holds=torch.tensor(False), low=0.5)
-    assert shown == []
-
-
-def test_claim_escapes_html_and_keeps_json_valid(shown):
-    claim("A1", "x < y & z", holds=True, worst=math.inf, name="<b>")
-    assert "x &lt; y &amp; z" in shown[0]["data"]["text/html"]
-    assert shown[0]["metadata"]["claim"]["values"]["worst"] == "inf"
-
-
-def without_what_is_masked(shown):
-    """What the guard compares of a claim's box and of the closing table."""
-    claims_table()
-    box, table = shown[0]["data"], shown[-1]["data"].data
-    return [re.sub("⟨[^⟩]*⟩", "", text) for text in (*box.values(), table)]
-
-
-def test_claim_about_time_never_stops_and_shows_nothing_that_the_guard_compares(shown):
-    masked = []
-    for holds, tokens in ((True, 8), (np.bool_(False), 9)):
-        shown.clear()
-        options = dict(verdict="holds if", condition="texts are long", timing=True)
-        claim("I9", "A cache is faster", holds=holds, tokens=tokens, times=[2.5, 1], **options)
-        (entry,) = ledger(shown)
-        assert entry["holds"] is bool(holds)
-        assert entry["timing"] is True
-        assert entry["values"] == {"tokens": tokens, "times": [2.5, 1]}
-        assert "holds if texts are long" in shown[0]["data"]["text/plain"]
-        assert ("not on this machine" in shown[0]["data"]["text/plain"]) is not bool(holds)
-        masked.append(without_what_is_masked(shown))
-    assert masked[0] == masked[1]
-    assert "holds" not in "".join(masked[0])
-    assert not re.search(r"[2589]\b", masked[0][1].removeprefix("I9"))
-
-
-def test_other_claims_say_that_they_are_not_about_time(shown):
-    claim("I2", "Entropy rises with temperature", holds=True, steps=3)
-    assert ledger(shown)[0]["timing"] is False
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (dict(holds=1, n=3), "must be one boolean"),
-        (dict(holds=torch.tensor([True, False]), n=3), "must be one boolean"),
-        (dict(holds=True), "no measured value"),
-        (dict(holds=True, verdict="maybe", n=1), "must be one of"),
-        (dict(holds=True, verdict="holds if", n=1), "condition"),
-    ],
-)
-def test_malformed_claim_is_refused(shown, arguments, message):
-    with pytest.raises(ValueError, match=message):
-        claim("I1", "text", **arguments)
-
-
-@pytest.mark.parametrize("id", ["i1", "I", "1", "I1ab", ""])
-def test_malformed_id_is_refused(shown, id):
-    with pytest.raises(ValueError, match="claim id"):
-        claim(id, "text", holds=True, n=1)
-
-
-def test_table_repeats_what_was_measured(shown):
-    with pytest.raises(ValueError, match="no claim"):
-        claims_table()
-    claim("I1", "a | b", holds=True, verdict="holds if", condition="k is small", k=3)
-    claims_table()
-    table = shown[-1]["data"].data if hasattr(shown[-1]["data"], "data") else shown[-1]["data"]
-    assert "a \\| b" in table
-    assert "holds if k is small" in table

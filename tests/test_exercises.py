@@ -232,3 +232,53 @@ def test_the_plain_form_that_a_solution_shows_first_passes(monkeypatch):
     for id in ("02.weights", "09.top_p", "09.repetition_penalty"):
         exercise = exercises.find(id)
         assert first_problem(exercise, exercise.solution[0]) is None
+
+
+# ── predict and judge ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("guess", "said"),
+    [
+        (..., "○ How much? Put your guess"),
+        (0.5, "✓ How much? You said 0.5, measured ⟨0.55⟩: close."),
+        (0.9, "✗ How much? You said 0.9, measured ⟨0.55⟩: too high."),
+        (0, "✗ How much? You said 0, measured ⟨0.55⟩: too low."),
+        ("a half", "✗ How much? 'a half' is no number."),
+    ],
+)
+def test_predict_gives_nothing_away_before_a_guess(guess, said, capsys):
+    exercises.predict("How much?", guess, 0.55)
+    out = capsys.readouterr().out
+    assert out.startswith(said)
+    assert ("0.55" in out) is (isinstance(guess, float | int))
+
+
+@pytest.fixture
+def statements(monkeypatch):
+    declared = {
+        "a": exercises.Statement("It rains.", True, "It was wet."),
+        "b": exercises.Statement("It always rains.", False, "One day was looked at."),
+    }
+    monkeypatch.setattr(exercises, "_declared", lambda id, table: declared)
+
+
+def test_judge_shows_the_sentences_and_waits(statements, capsys):
+    exercises.judge("01.rain", ...)
+    out = capsys.readouterr().out
+    assert "a) It rains.\n" in out
+    assert "It was wet" not in out
+    assert out.splitlines()[-1].startswith("○ 01.rain")
+
+
+@pytest.mark.parametrize(("letters", "marks"), [(("a",), "✓✓"), (("A", "b"), "✓✗"), (("b",), "✗✗")])
+def test_judge_says_why_of_each(statements, capsys, letters, marks):
+    exercises.judge("01.rain", *letters)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[0] for line in lines] == list(marks)
+    assert "One day was looked at." in lines[1]
+
+
+def test_judge_of_a_letter_that_is_none(statements, capsys):
+    exercises.judge("01.rain", "z")
+    assert "no sentence 'z'; the letters are a, b" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from functools import partial
@@ -269,3 +270,56 @@ def test_compare_other_items():
     two = evaluate(["positive"] * 2, ["positive"] * 2, labels=LABELS)
     with pytest.raises(ValueError, match="same items"):
         compare(one, two)
+
+
+def test_paired_by_hand():
+    """Five of five differences are 1: two of the 32 sign flips are as large."""
+    got = metrics.paired([1] * 5 + [0], [0] * 6)
+    assert got.difference == pytest.approx(5 / 6)
+    assert got.p_value == pytest.approx(2 * 2 / 64)
+    assert got.n == 6
+
+
+def test_paired_is_scipys():
+    from scipy.stats import permutation_test, ttest_1samp
+
+    draw = np.random.default_rng(0)
+    a, b = draw.normal(0.4, 1, 9), draw.normal(0, 1, 9)
+    got = metrics.paired(a, b)
+    expected = permutation_test((a - b,), np.mean, permutation_type="samples", vectorized=False)
+    assert got.p_value == pytest.approx(expected.pvalue)  # both try all 512 flips
+    interval = ttest_1samp(a - b, 0).confidence_interval()
+    assert (got.low, got.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_by_chance_are_the_pairs_with_other_signs():
+    a, b = [3.0, 1.0, 2.0], [1.0, 1.5, 0.0]
+    worlds = sorted(world.difference for world in metrics.paired(a, b).by_chance())
+    flips = itertools.product((-1, 1), repeat=3)
+    differences = np.subtract(a, b)
+    assert worlds == pytest.approx(sorted((differences * signs).mean() for signs in flips))
+    ahead = metrics.paired(a, b)
+    behind = metrics.paired(b, a)
+    turned = next(w for w in ahead.by_chance() if w.difference == pytest.approx(-ahead.difference))
+    assert (turned.low, turned.high) == pytest.approx((behind.low, behind.high))
+    assert turned.p_value == behind.p_value
+
+
+def test_paired_draws_flips_where_there_are_too_many():
+    got = metrics.paired([1.0] * 40, [0.0] * 40, flips=99)
+    assert len(got.flipped) == 99
+    assert got.p_value == pytest.approx(1 / 100)  # the pairs as they came count as a draw
+    assert got.low == got.high == 1
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        ([1, 0], [1], "2 and 1 values"),
+        ([1], [0], "two or more"),
+        ([1, math.nan], [0, 0], "finite"),
+    ],
+)
+def test_pairs_that_are_none(a, b, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.paired(a, b)

@@ -28,8 +28,9 @@ def test_intervals_show_one_picture(shown):
 def test_figures_are_freed(shown):
     import matplotlib.pyplot as plt
 
+    before = plt.get_fignums()
     plots.lines({"a": ([1, 2], [3, 4])}, title="t", x="x", y="y", log_x=True, log_y=True)
-    assert plt.get_fignums() == []
+    assert plt.get_fignums() == before
 
 
 def test_heatmaps_show_one_picture(shown):
@@ -37,5 +38,13 @@ def test_heatmaps_show_one_picture(shown):
     panels = {"one": [[0.0, float("nan")], [0.5, 1.0]], "two": [[1, 0], [0, 1]]}
     plots.heatmaps(panels, title="t", x="x", y="y", value="v", x_names=named, y_names=named)
     plots.heatmaps({"one": [[0.5]]}, title="t", x="x", y="y")
+    assert len(shown) == 2
+    assert all(map(is_picture, shown))
+
+
+def test_dots_show_one_picture(shown):
+    groups = {"few": [0.25, 0.25, 1.0], "none": []}
+    plots.dots(groups, title="t", x="share", guide=(0.25, "guessing"))
+    plots.dots(groups, title="t", x="share", limits=None)
     assert len(shown) == 2
     assert all(map(is_picture, shown))

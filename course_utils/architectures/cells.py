@@ -121,3 +121,54 @@ def check_kind(kind: str) -> None:
 def check_steps(n_steps: int) -> None:
     if n_steps == 0:
         raise ValueError("the sequence has 0 steps; give at least one")
+
+
+def coupled_lstm_step(
+    x: Tensor,
+    state: tuple[Tensor, Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor,
+    b_hh: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """`lstm_step` with i = 1 − f: the cell takes in only as much as it gives up.
+
+    Weights as in `lstm_step`; those of the input gate are not used. Greff et al. 2017 (CIFG).
+    """
+    h, c = state
+    _, f, g, o = (F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)).chunk(4, dim=-1)
+    f = torch.sigmoid(f)
+    c = f * c + (1 - f) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+# ── a recurrence without a nonlinearity on the state ──────────────────────────────────────────────
+
+
+def linear_recurrence(a: Tensor, b: Tensor) -> Tensor:
+    """h_t = a_t·h_{t−1} + b_t from h_0 = 0, a step at a time: a and b (T, …) -> (T, …).
+
+    >>> linear_recurrence(torch.tensor([0.5, 0.5, 0.5]), torch.tensor([1.0, 0.0, 0.0])).tolist()
+    [1.0, 0.5, 0.25]
+    """
+    h, states = torch.zeros_like(b[0]), []
+    for a_t, b_t in zip(a, b, strict=True):
+        h = a_t * h + b_t
+        states.append(h)
+    return torch.stack(states)
+
+
+def linear_scan(a: Tensor, b: Tensor) -> Tensor:
+    """`linear_recurrence` in log₂ T rounds, each of which does all steps at once.
+
+    After round k every state knows the last 2^k inputs: two steps h → a·h + b in a row are one step
+    of the same form, (a₂·a₁)·h + (a₂·b₁ + b₂). Blelloch 1990; in this doubling form, Hillis &
+    Steele 1986. Martin & Cundy 2018 train recurrent nets with it.
+    """
+    distance = 1
+    while distance < len(b):
+        before_a = torch.cat([torch.ones_like(a[:distance]), a[:-distance]])
+        before_b = torch.cat([torch.zeros_like(b[:distance]), b[:-distance]])
+        a, b = a * before_a, a * before_b + b
+        distance *= 2
+    return b

@@ -103,3 +103,86 @@ def timeline(events: Sequence[tuple[int, str, str]], *, title: str) -> None:
     axes.spines["bottom"].set_visible(False)
     label(axes, title, "", "")
     show(figure)
+
+
+# What a drawn cell consists of: (x, y, text, colour of the palette; None: an operation).
+_LSTM_PARTS = (
+    (1.6, 2.6, "×", None),
+    (3.4, 2.6, "+", None),
+    (3.4, 1.7, "×", None),
+    (5.2, 1.95, "tanh", 7),
+    (5.2, 1.2, "×", None),
+    (1.6, 0.9, "f = σ", 0),
+    (2.75, 0.9, "i = σ", 0),
+    (4.0, 0.9, "g = tanh", 2),
+    (5.2, 0.4, "o = σ", 0),
+)
+_LSTM_ARROWS = (
+    ((0, 2.6), (1.42, 2.6)),
+    ((1.78, 2.6), (3.22, 2.6)),
+    ((3.58, 2.6), (6.6, 2.6)),
+    ((1.6, 1.12), (1.6, 2.42)),
+    ((2.75, 1.12), (3.28, 1.58)),
+    ((4.0, 1.12), (3.52, 1.58)),
+    ((3.4, 1.88), (3.4, 2.42)),
+    ((5.2, 2.6), (5.2, 2.17)),
+    ((5.2, 1.75), (5.2, 1.38)),
+    ((5.2, 0.62), (5.2, 1.02)),
+    ((5.38, 1.2), (6.6, 1.2)),
+)
+_LSTM_NAMES = ((-0.1, 2.6, "c", "right"), (6.7, 2.6, "c'", "left"), (6.7, 1.2, "h'", "left"))
+_GRU_PARTS = (
+    (1.6, 2.6, "×", None),
+    (4.6, 2.6, "+", None),
+    (4.6, 1.7, "×", None),
+    (1.6, 0.9, "z = σ", 0),
+    (3.1, 1.7, "1 − z", 7),
+    (4.6, 0.9, "n = tanh", 2),
+    (3.1, 0.9, "r = σ", 0),
+)
+_GRU_ARROWS = (
+    ((0, 2.6), (1.42, 2.6)),
+    ((1.78, 2.6), (4.42, 2.6)),
+    ((4.78, 2.6), (6.6, 2.6)),
+    ((1.6, 1.12), (1.6, 2.42)),
+    ((1.98, 1.1), (2.72, 1.52)),
+    ((3.5, 1.7), (4.42, 1.7)),
+    ((3.5, 0.9), (4.02, 0.9)),
+    ((4.6, 1.12), (4.6, 1.52)),
+    ((4.6, 1.88), (4.6, 2.42)),
+)
+_GRU_NAMES = ((-0.1, 2.6, "h", "right"), (6.7, 2.6, "h'", "left"))
+
+
+def cell(kind: str, *, title: str) -> None:
+    """Draw the inside of an LSTM or a GRU: gates in boxes, operations in circles.
+
+    Every box reads the input x and the old hidden state h; those lines are left out. Raises
+    ValueError for another kind.
+    """
+    drawn = {
+        "lstm": (_LSTM_PARTS, _LSTM_ARROWS, _LSTM_NAMES),
+        "gru": (_GRU_PARTS, _GRU_ARROWS, _GRU_NAMES),
+    }
+    if kind not in drawn:
+        raise ValueError(f"kind is {kind!r}; there are drawings of {' and '.join(drawn)}")
+    parts, arrows, names = drawn[kind]
+    figure, axes = new_figure(width=6.8, height=2.9)
+    for start, end in arrows:
+        style = {"arrowstyle": "->", "color": "#606060", "lw": 1.4, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", end, start, arrowprops=style)
+    for x, y, text, colour in parts:
+        shape = "circle,pad=0.25" if colour is None else "round,pad=0.35"
+        face = "white" if colour is None else PALETTE[colour]
+        ink = "black" if colour is None else "white"
+        box = {"boxstyle": shape, "facecolor": face, "edgecolor": "#606060"}
+        axes.text(x, y, text, ha="center", va="center", fontsize=11, color=ink, bbox=box)
+    for x, y, text, side in names:
+        axes.text(x, y, text, ha=side, va="center", fontsize=13, fontweight="bold")
+    axes.text(
+        2.2, 0.2, "every coloured box reads x and h", ha="center", color="#606060", fontsize=10
+    )
+    axes.set(xlim=(-0.6, 7.3), ylim=(-0.1, 3.1))
+    axes.set_axis_off()
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    show(figure)

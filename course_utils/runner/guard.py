@@ -32,7 +32,7 @@ def check(names: Sequence[str] = (), *, jobs: int = 1, root: Path | None = None)
     command += ["--config-file", str(root / "pyproject.toml")]
     command += ["--numprocesses", str(jobs), "--dist", "loadfile"] if jobs > 1 else []
     command += [] if sys.stdout.isatty() else ["--color=no"]
-    environment = kernel_environment(jobs)
+    environment = kernel_environment(jobs) | {"COURSE_STRICT": "1"}
     status = subprocess.run([*command, *map(str, paths)], cwd=root, env=environment).returncode
     for path in filter(is_stale, paths):
         print(f"{path.stem}: recorded with other code; course record {path.stem} stores it anew")

@@ -70,7 +70,11 @@ def _job(path: Path, notebook: dict, folder: Path) -> execution.Job:
         path,
         str(folder / path.name),
         notebook,
-        environment={ASSET_LOG: str(folder / f"{path.stem}.assets"), "HF_HUB_OFFLINE": "1"},
+        environment={
+            ASSET_LOG: str(folder / f"{path.stem}.assets"),
+            "HF_HUB_OFFLINE": "1",
+            "COURSE_STRICT": "1",
+        },
     )
 
 

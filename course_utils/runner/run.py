@@ -24,6 +24,7 @@ def run(
     jobs: int = 1,
     out: str | None = None,
     resume: bool = False,
+    strict: bool = False,
     timeout: float | None = None,
     root: Path | None = None,
     console: Console | None = None,
@@ -36,7 +37,7 @@ def run(
     console = console or display.console()
     profile = str((parameters or {}).get("PROFILE", profile))
     out = out or str((root or notebooks.find_root()) / "runs" / profile)
-    plan = _plan(names, profile, dict(parameters or {}), out, root)
+    plan = _plan(names, profile, dict(parameters or {}), out, root, strict)
     _prepare(out, plan)
     with execution.Interrupts() as interrupts:
         done: dict[str, results.Result] = {}
@@ -55,7 +56,12 @@ def run(
 
 
 def _plan(
-    names: Sequence[str], profile: str, parameters: dict, out: str, root: Path | None
+    names: Sequence[str],
+    profile: str,
+    parameters: dict,
+    out: str,
+    root: Path | None,
+    strict: bool = False,
 ) -> list[execution.Job]:
     """One job per notebook, with the parameters that it declares."""
     if profile not in PROFILES:
@@ -70,7 +76,8 @@ def _plan(
             given = {"PROFILE": profile, **given}
         key = run_key(notebook, path.stem, given)
         output = outputs.join(out, path.name)
-        plan.append(execution.Job(path.stem, path, output, notebook, key, given))
+        environment = {"COURSE_STRICT": "1"} if strict else {}
+        plan.append(execution.Job(path.stem, path, output, notebook, key, given, environment))
     return plan
 
 

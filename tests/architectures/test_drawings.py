@@ -28,3 +28,15 @@ def test_masks_and_a_timeline_show_one_picture(shown):
     drawings.timeline([(1990, "a", "x"), (1990, "b", "y"), (2017, "a", "z")], title="t")
     assert len(shown) == 2
     assert all(map(is_picture, shown))
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_a_cell_is_one_picture(shown, kind):
+    assert drawings.cell(kind, title="t") is None
+    assert len(shown) == 1
+    assert is_picture(shown[0])
+
+
+def test_a_cell_that_is_not_drawn():
+    with pytest.raises(ValueError, match="kind is 'rnn'; there are drawings of lstm and gru"):
+        drawings.cell("rnn", title="t")

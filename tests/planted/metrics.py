@@ -128,7 +128,29 @@ def timed_without_turns(first, second, repeats, *, warmup=1, clock=time.perf_cou
     return list(zip(*sides, strict=True))
 
 
+def paired_one_sided(a, b, **options):
+    got = right["paired"](a, b, **options)
+    return replace(got, p_value=got.p_value / 2)
+
+
+def paired_unpaired(a, b, **options):
+    return right["paired"](a, sorted(b), **options)
+
+
+def paired_p_of_zero(difference, spread, n, flipped):
+    got = right["_paired"](difference, spread, n, flipped)
+    return replace(got, p_value=sum(abs(x) >= abs(difference) for x in flipped) / len(flipped))
+
+
+def paired_spread_of_the_pairs(difference, spread, n, flipped):
+    return right["_paired"](difference, spread * n, n, flipped)
+
+
 BUGS = [
+    Bug("paired", "tests one side", paired_one_sided),
+    Bug("paired", "takes the pairs apart", paired_unpaired),
+    Bug("_paired", "can be certain", paired_p_of_zero, tests="too_many"),
+    Bug("_paired", "shows the spread of pairs", paired_spread_of_the_pairs, tests="scipys"),
     Bug("perplexity", "sums instead of averaging", perplexity_of_sum),
     Bug("perplexity", "takes nats for bits", perplexity_in_bits),
     Bug("edit_distance", "knows no substitution", edit_distance_without_substitution),

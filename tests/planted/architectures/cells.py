@@ -36,7 +36,51 @@ def gru_step_swapped_update(x, h, *weights):
     return z * n + (1 - z) * h
 
 
+def coupled_lstm_step_uncoupled(x, state, *weights):
+    return right["lstm_step"](x, state, *weights)
+
+
+def coupled_lstm_step_by_the_input_gate(x, state, w_ih, w_hh, b_ih, b_hh):
+    h, c = state
+    i, _, g, o = (F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)).chunk(4, -1)
+    i = torch.sigmoid(i)
+    c = (1 - i) * c + i * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def linear_scan_with_old_factors(a, b):
+    distance = 1
+    while distance < len(b):
+        before = torch.cat([torch.zeros_like(b[:distance]), b[:-distance]])
+        b = a * before + b
+        distance *= 2
+    return b
+
+
+def linear_scan_one_round_short(a, b):
+    return right["linear_scan"](a[: len(b) // 2 + 1], b[: len(b) // 2 + 1])
+
+
 BUGS = [
+    Bug(
+        "coupled_lstm_step",
+        "is a plain LSTM",
+        coupled_lstm_step_uncoupled,
+        where="architectures.probes",
+    ),
+    Bug(
+        "coupled_lstm_step",
+        "ties by the input gate",
+        coupled_lstm_step_by_the_input_gate,
+        where="architectures.probes",
+    ),
+    Bug(
+        "linear_scan",
+        "does not multiply the factors",
+        linear_scan_with_old_factors,
+        where="architectures.probes",
+    ),
+    Bug("linear_scan", "stops half way", linear_scan_one_round_short, where="architectures.probes"),
     Bug("rnn_step", "uses ReLU", rnn_step_relu),
     Bug("lstm_step", "reads the gates in another order", lstm_step_other_order),
     Bug("gru_step", "resets before the product", gru_step_reset_before, tests="steps_are_torchs"),
