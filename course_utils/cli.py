@@ -41,8 +41,17 @@ def _replace_what_the_streams_cannot_hold() -> None:
             stream.reconfigure(errors="replace")
 
 
-ORDER = tuple(
-    ["fetch", "run", "check", "record", "replicate", "train", "claims", "badges", "new", "doctor"]
+ORDER = (
+    "fetch",
+    "run",
+    "check",
+    "record",
+    "replicate",
+    "train",
+    "claims",
+    "badges",
+    "new",
+    "doctor",
 )
 
 
