@@ -5,12 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from collections import Counter
 
 import gguf
@@ -18,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
+from scripts import run_python
 
 from course_utils import models
 from course_utils.assets.catalogue import AssetError
@@ -128,17 +123,6 @@ def first_difference(a, b):
         return None
     pairs = zip(a, b, strict=False)
     return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
-
-
-def run_python(code, **variables):
-    """Run a script in a process of its own, with both of its streams captured."""
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | variables,
-    )
 
 
 # ── the two engines against each other ──────────────────────────────────────────────────────────
@@ -599,24 +583,6 @@ def test_a_model_for_the_other_engine_is_explained(tmp_path, smollm2):
         load_engine("transformers", model)
 
 
-def test_a_damaged_file_is_explained_in_silence(tmp_path, capfd):
-    text, cut = tmp_path / "text.gguf", tmp_path / "cut.gguf"
-    text.write_text("not a model")
-    with pytest.raises(EngineError, match="is not a GGUF file"):
-        load_engine("llama.cpp", text)
-    with models.gguf_path().open("rb") as whole:
-        cut.write_bytes(whole.read(5_000_000))
-    with pytest.raises(EngineError, match="is damaged"):
-        load_engine("llama.cpp", cut)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_missing_package_comes_with_the_remedy(monkeypatch):
-    monkeypatch.setitem(sys.modules, "xllamacpp", None)
-    with pytest.raises(EngineError, match=r"pip install xllamacpp.*load_engine\('transformers'"):
-        load_engine("llama.cpp")
-
-
 @pytest.mark.parametrize("name", ["llama.cpp", "transformers"])
 @pytest.mark.parametrize(
     ("settings", "message"),
@@ -634,12 +600,6 @@ def test_sizes_out_of_range_are_named(name, settings, message, smollm2):
         load_engine(name, **given, **{"parallel": 1} | settings)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_named():
-    with pytest.raises(EngineError, match="device is 'cuda'"):
-        load_engine("llama.cpp", device="cuda")
-
-
 # ── processes, threads, streams ─────────────────────────────────────────────────────────────────
 
 
@@ -649,35 +609,6 @@ def test_import_is_light():
         print([m for m in ("torch", "transformers", "xllamacpp", "numpy") if m in sys.modules])
     """)
     assert heavy.stdout.strip() == "[]", heavy.stderr
-
-
-def test_two_engines_at_once_are_silent_and_leave_nothing_behind():
-    """Also the second one loaded, and streams at the level of file descriptors."""
-    done = run_python("""
-        import os, psutil
-        from course_utils.engines import load_engine
-        me = psutil.Process()
-        for round in range(3):
-            with load_engine("llama.cpp", parallel=2) as a, load_engine("llama.cpp") as b:
-                assert a.generate("The sea", max_new_tokens=8) == b.generate(
-                    "The sea", max_new_tokens=8
-                )
-            if round == 0:
-                threads = me.num_threads()
-                assert threads <= 2, threads  # this one and llama.cpp's logger
-        assert me.num_threads() <= threads and not me.children(), me.threads()
-    """)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_an_engine_that_is_closed_at_once_does_not_hang():
-    """A llama.cpp server that is stopped before its loop has begun waits for ever."""
-    done = run_python("""
-        from course_utils.engines import load_engine
-        for _ in range(8):
-            load_engine("llama.cpp", context_window=64, parallel=1).close()
-    """)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("name", ["llama.cpp", "transformers"])
@@ -690,33 +621,6 @@ def test_a_process_that_never_closes_ends_quietly(name):
         engine.logprobs("A", [" b", " c d"])
     """)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_ctrl_c_does_not_wait_for_the_answers():
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            # In the background of a shell it would be ignored.
-            "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-            "from course_utils.engines import load_engine\n"
-            "with load_engine('llama.cpp', parallel=4) as engine:\n"
-            "    print('ready', flush=True)\n"
-            "    engine.generate(['The sea'] * 200, max_new_tokens=2000, temperature=1.0)\n",
-        ],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(1)
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)  # the answers would take an hour
-    finally:
-        process.kill()
-    assert errors.strip().endswith("KeyboardInterrupt")
-    assert process.returncode != 0
 
 
 def test_a_closed_engine_says_so(llama):
