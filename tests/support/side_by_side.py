@@ -42,7 +42,8 @@ class Row:
 
     @property
     def missed(self) -> bool:
-        return self.floor is not None and self.ratio < self.floor
+        """Whether the floor lies above the whole range: within it, the pairs do not tell."""
+        return self.floor is not None and self.high < self.floor
 
 
 @contextmanager
@@ -112,7 +113,7 @@ def table(title: str, rows: list[Row]) -> Table:
 def hold(title: str, rows: list[Row]) -> None:
     """Print the table, and fail where a floor is missed."""
     Console(width=120).print(table(title, rows))
-    missed = [f"{row.name}: {row.ratio:.2f} < {row.floor}" for row in rows if row.missed]
+    missed = [f"{row.name}: at most {row.high:.2f} < {row.floor}" for row in rows if row.missed]
     assert not missed, "; ".join(missed)
 
 
