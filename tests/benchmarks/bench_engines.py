@@ -57,7 +57,9 @@ def measure(compare: Compare) -> list[Row]:
         ):
             ours, theirs = partial(evaluated, quick, part), partial(evaluated, net, part)
             ours()  # llama.cpp keeps what it has read: this measures prompts that it knows
-            row = compare(f"{PROBLEMS} known problems, {name}", ours, theirs, floor=floor, repeats=2)
+            row = compare(
+                f"{PROBLEMS} known problems, {name}", ours, theirs, floor=floor, repeats=2
+            )
             rows.append(row)
     return rows
 
