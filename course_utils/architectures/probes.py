@@ -87,8 +87,8 @@ def train_probes(
     watched: dict[int, list[float]] = {}
 
     def look(step: int) -> None:
-        _put_back(weights, nets)
         if watch and (step % every == 0 or step == steps):
+            _put_back(weights, nets)
             watched[step] = [watch(net) for net in nets]
 
     for step in range(steps):
@@ -99,6 +99,7 @@ def train_probes(
         (loss * len(nets)).backward()  # the mean over nets, times nets: each has its own loss
         _clip_each(weights.values(), max_norm)
         optimizer.step()
+    _put_back(weights, nets)
     look(steps)
     ids, targets = _draw(512, delay, symbols, generators)
     with torch.no_grad():

@@ -7,14 +7,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from course_utils.assets.catalogue import data_folder
 from course_utils.showing import masked
 
 
 def records_folder() -> Path:
-    """Return where records are stored: inside an installed package, beside a checkout's."""
-    package = Path(__file__).parents[1]
-    installed = package / "_data" / "replications"
-    return installed if installed.exists() else package.parent / "data" / "replications"
+    """Return where records are stored, among the course's own data."""
+    return data_folder() / "replications"
 
 
 @lru_cache(maxsize=1)
