@@ -1,12 +1,13 @@
 """Charts with one look: lines, bars, intervals, heat maps.
 
 Every figure function takes plain numbers, titles itself with what the caller found, shows the
-figure and returns None, so that a cell's stored output is the picture alone.
+figure and returns None, so that a cell's stored output is the picture alone. The picture carries
+its own words for those who cannot see it, `alt_text`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def new_figure(columns: int = 1, rows: int = 1, **settings: Any) -> tuple[Figure
 
 
 def show(figure: Figure) -> None:
-    """Show a figure as a picture and free it."""
+    """Show a figure as a picture, in words too (`alt_text`), and free it."""
     import io
 
     import matplotlib.pyplot as plt
@@ -48,8 +49,75 @@ def show(figure: Figure) -> None:
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
+    words = alt_text(figure)
     plt.close(figure)
-    display(Image(buffer.getvalue()))
+    display(Image(buffer.getvalue(), metadata={"alt": words}))  # alt=… is newer than Colab's
+
+
+# ── a figure in words ───────────────────────────────────────────────────────────────────────────
+
+_MOST_NAMES = 12  # that are read out of one list
+
+
+def alt_text(figure: Figure) -> str:
+    """A figure in words, from what is drawn: its kind, title, panels, axes, series and names.
+
+    `Line chart: The loss falls. Across: step. Upwards: loss. Series: ours, torch.`
+    """
+    whole = figure.get_suptitle()
+    drawn = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
+    bars_of_colour = [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
+    titles = _unique(axes.get_title(place) for axes in drawn for place in ("left", "center"))
+    title = whole or (titles.pop(0) if len(titles) == 1 else "")
+    across = [figure.get_supxlabel(), *(axes.get_xlabel() for axes in drawn)]
+    upwards = [figure.get_supylabel(), *(axes.get_ylabel() for axes in drawn)]
+    colours = [text for axes in bars_of_colour for text in (axes.get_xlabel(), axes.get_ylabel())]
+    said = {
+        " and ".join(_unique(map(_kind, drawn))).capitalize() or "Picture": [title],
+        f"{len(drawn)} panels": titles,
+        "Across": _unique(across),
+        "Upwards": _unique(upwards),
+        "Colour": _unique(colours),
+        "Series": _unique(name for axes in drawn for name in _series(axes)),
+        "Names": _unique(name for axes in drawn for name in _written(axes)),
+    }
+    return " ".join(
+        f"{what}: {_listed(names).rstrip('.')}." for what, names in said.items() if any(names)
+    )
+
+
+def _unique(texts: Iterable[str]) -> list[str]:
+    """Texts that say something, each once, on one line."""
+    return list(dict.fromkeys(" ".join(text.split()) for text in texts if text.strip()))
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMES
+    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _kind(axes: Axes) -> str:
+    """What is drawn on an axes, in two words; guide lines across it do not count."""
+    if axes.images or not axes.axison:
+        return "heat map" if axes.images else "drawing"
+    if any(hasattr(container, "errorbar") for container in axes.containers):
+        return "bar chart"
+    curves = [line for line in axes.lines if line.get_transform() == axes.transData]
+    if any(line.get_linestyle() not in ("None", "") for line in curves):
+        return "line chart"
+    return "dot chart" if curves or axes.collections else "drawing"
+
+
+def _series(axes: Axes) -> list[str]:
+    return axes.get_legend_handles_labels()[1]
+
+
+def _written(axes: Axes) -> Iterator[str]:
+    """Words along the axes and inside the picture; numbers are left to the eye."""
+    ticks = [tick for axis in (axes.xaxis, axes.yaxis) for tick in axis.get_ticklabels()]
+    for text in (*(ticks if axes.axison else ()), *axes.texts):
+        if any(map(str.isalpha, text.get_text())):
+            yield text.get_text()
 
 
 def label(axes: Axes, title: str, x: str, y: str) -> None:

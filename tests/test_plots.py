@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from pictures import is_picture
+import importlib
+import pkgutil
 
+import pytest
+from pictures import alt_text_of, is_picture
+
+import course_utils
 from course_utils import plots
 from course_utils.metrics import accuracy
 
@@ -48,3 +53,59 @@ def test_dots_show_one_picture(shown):
     plots.dots(groups, title="t", x="share", limits=None)
     assert len(shown) == 2
     assert all(map(is_picture, shown))
+
+
+# ── in words ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_chart_says_its_kind_title_axes_and_series(shown):
+    plots.lines({"ours": ([1], [3]), "torch's": ([1], [2])}, title="Ours wins.", x="n", y="ms")
+    words = "Line chart: Ours wins. Across: n. Upwards: ms. Series: ours, torch's."
+    assert alt_text_of(shown[0]) == words
+
+
+def test_bars_and_dots_say_their_names_and_guides(shown):
+    plots.bars({"ours": 1.0, "2 others": 2.0}, title="t", y="share (%)")
+    plots.dots({"few": [0.25], "none": []}, title="t", x="share", guide=(0.25, "guessing"))
+    assert alt_text_of(shown[0]) == "Bar chart: t. Across: share (%). Names: ours, 2 others."
+    assert alt_text_of(shown[1]) == "Dot chart: t. Across: share. Names: few, none, guessing."
+
+
+def test_panels_are_named_and_so_is_the_colour(shown):
+    plots.heatmaps({"one": [[0.5]], "two": [[0.1]]}, title="t", x="key", y="query", value="weight")
+    assert alt_text_of(shown[0]) == (
+        "Heat map: t. 2 panels: one, two. Across: key. Upwards: query. Colour: weight."
+    )
+
+
+def test_a_single_panel_is_the_title_and_an_empty_figure_has_none(shown):
+    figure, axes = plots.new_figure()
+    axes.text(0.5, 0.5, "a box")
+    plots.label(axes, "What\nflows", "", "")
+    assert plots.alt_text(figure) == "Drawing: What flows. Names: a box."
+    plots.show(figure)
+    empty, _ = plots.new_figure()
+    assert plots.alt_text(empty) == ""
+    plots.show(empty)
+    assert alt_text_of(shown[1]) == ""
+
+
+def test_long_lists_are_cut(shown):
+    plots.bars({f"name {i}": 1.0 for i in range(15)}, title="t", y="y")
+    assert alt_text_of(shown[0]).endswith("name 11 and 3 more.")
+
+
+DRAWINGS = [
+    module.name
+    for module in pkgutil.walk_packages(course_utils.__path__, "course_utils.")
+    if module.name.endswith((".drawings", ".plots"))
+]
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_every_figure_of_the_package_is_shown_by_show(name):
+    """Nothing else sends a picture to the page, so that none is without words."""
+    with open(importlib.import_module(name).__file__, encoding="utf-8") as file:
+        source = file.read()
+    assert source.count("savefig(") == (name == "course_utils.plots")
+    assert "plt.show" not in source
