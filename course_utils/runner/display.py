@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from course_utils.runner.ledger import failed, verdict_of
+from course_utils.runner import records
+from course_utils.runner.ledger import failed, kind_of, verdict_of
 from course_utils.runner.units import duration, memory
 
 if TYPE_CHECKING:
@@ -68,7 +69,24 @@ def print_failures(out: Console, results: list[Result]) -> None:
 
 def measured_values(claim: dict) -> list[tuple[str, str]]:
     """Names and values of what a claim measured, for people; reals to three digits."""
-    return [(name.replace("_", " "), _shown(value)) for name, value in claim["values"].items()]
+    return _readable(claim["values"])
+
+
+def null_values(claim: dict) -> list[tuple[str, str]]:
+    """What was measured beside it: each null, other side of a condition or count, and its values.
+
+    The name of a claim's single value is left out.
+    """
+    found = []
+    for name, values in claim.get("null", {}).items():
+        shown = _readable(values)
+        texts = [value if label == "measured" else f"{label} {value}" for label, value in shown]
+        found.append((name, " · ".join(texts)))
+    return found
+
+
+def _readable(values: dict) -> list[tuple[str, str]]:
+    return [(name.replace("_", " "), _shown(value)) for name, value in values.items()]
 
 
 def _shown(value: object) -> str:
@@ -80,15 +98,29 @@ def _shown(value: object) -> str:
 
 
 def claims_table(claims: list[dict]) -> Table:
-    """The ledger as a table: id, notebook, verdict, statement and what was measured."""
+    """The ledger: each claim's notebook, kind, verdict, record, and statement with its numbers."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("claim", no_wrap=True)
-    table.add_column("notebook", no_wrap=True)
-    table.add_column("verdict")
+    for column in ("claim", "in", "kind"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("verdict", max_width=22)
+    table.add_column("held / runs", no_wrap=True)
     table.add_column("statement")
     for claim in claims:
-        values = " · ".join(f"{name} {value}" for name, value in measured_values(claim))
-        statement = Text.assemble(claim["text"], (f"\n{values}" if values else "", "dim"))
         verdict = Text(verdict_of(claim), "red" if failed(claim) else "")
-        table.add_row(claim["id"], claim["notebook"], verdict, statement)
+        record = records.held_of_runs(claim.get("record"))
+        table.add_row(
+            claim["id"], claim["notebook"][:2], kind_of(claim), verdict, record, _statement(claim)
+        )
     return table
+
+
+def _statement(claim: dict) -> Text:
+    """The sentence, and under it the notes' own, what was measured, the nulls, and the scope."""
+    values = " · ".join(f"{name} {value}" for name, value in measured_values(claim))
+    lines = [
+        f"course notes say “{claim['notes']}”" if claim.get("notes") else "",
+        values,
+        *(f"{name} · {shown}" for name, shown in null_values(claim)),
+    ]
+    lines.append(f"scope: {claim['scope']}" if claim.get("scope") else "")
+    return Text.assemble(claim["text"], *((f"\n{line}", "dim") for line in lines if line))

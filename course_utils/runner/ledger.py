@@ -6,13 +6,15 @@ from collections import Counter
 from pathlib import Path
 
 from course_utils.claims import ledger
+from course_utils.runner import records
 from course_utils.runner.notebooks import UsageError, all_notebooks, load
 
 
 def gather(root: Path, folder: str | None = None) -> list[dict]:
     """Return all claims, by id: of the committed notebooks, or of the outputs under `folder`.
 
-    Raises UsageError when `folder` holds no executed notebook.
+    A claim's record over seeds and machines stands under `record`, or None. Raises UsageError when
+    `folder` holds no executed notebook.
     """
     paths = all_notebooks(root)
     if folder:
@@ -20,6 +22,8 @@ def gather(root: Path, folder: str | None = None) -> list[dict]:
         if not paths:
             raise UsageError(f"no executed notebooks in {folder}; make some with course run")
     found = [claim for path in paths for claim in claims_of(load(path), path.stem)]
+    recorded = records.by_claim(root)
+    found = [claim | {"record": recorded.get(claim["id"])} for claim in found]
     return sorted(found, key=lambda claim: by_id(claim["id"]))
 
 
@@ -70,22 +74,27 @@ def by_id(id: str) -> tuple[str, int, str]:
     return id[:1], int(digits or 0), id
 
 
+def kind_of(claim: dict) -> str:
+    """A claim's kind: measured, follows or here; asserted, as the first edition did it."""
+    return claim.get("kind", "here" if claim.get("timing", False) else "asserted")
+
+
 def failed(claim: dict) -> bool:
     """Whether a claim was measured and did not hold; some are free: of time, or undecided."""
-    return not claim["holds"] and not claim.get("free", claim.get("timing", False))
+    return not claim["holds"] and not claim.get("free", kind_of(claim) == "here")
 
 
 def verdict_of(claim: dict) -> str:
     """A claim's verdict with its condition, or that another machine's time was needed for it."""
     verdict = f"{claim['verdict']} {claim.get('condition', '')}".strip()
-    missed = claim.get("timing", False) and not claim["holds"]
+    missed = kind_of(claim) == "here" and not claim["holds"]
     return f"not on this machine; elsewhere: {verdict}" if missed else verdict
 
 
 def held(claims: list[dict]) -> str:
     """Claims that held, of those that were measured; those about time apart: "7/7, timing 1/2"."""
-    timing = [claim["holds"] for claim in claims if claim.get("timing", False)]
-    others = [claim["holds"] for claim in claims if not claim.get("timing", False)]
+    timing = [claim["holds"] for claim in claims if kind_of(claim) == "here"]
+    others = [claim["holds"] for claim in claims if kind_of(claim) != "here"]
     parts = [f"{sum(others)}/{len(others)}"] if others else []
     parts += [f"timing {sum(timing)}/{len(timing)}"] if timing else []
     return ", ".join(parts) or "–"

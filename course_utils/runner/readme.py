@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from course_utils.runner import ledger, notebooks, outputs
+from course_utils.runner import ledger, notebooks, outputs, records
 from course_utils.runner.units import duration
 from course_utils.showing import markdown_row
 
 BEGIN, END = "<!-- notebooks: written by `course badges` -->", "<!-- end of notebooks -->"
 
 
+HEADINGS = ("notebook", "time on two cores", "claims", "held / runs", "cells not compared", "")
+
+
 def table(root: Path) -> str:
-    """Return the table as markdown: title, minutes, claims, cells exempt from the guard, badge."""
+    """Return the table as markdown: title, minutes, claims, their record, exempt cells, badge."""
     owner = notebooks.repository(root)
-    rows = [_row(path, owner) for path in notebooks.all_notebooks(root)]
-    head = (
-        "| notebook | time on two cores | measures | cells not compared | |\n|---|---|---|---|---|"
-    )
-    return "\n".join([head, *rows])
+    rows = [_row(root, path, owner) for path in notebooks.all_notebooks(root)]
+    head = [markdown_row(HEADINGS), "|" + "---|" * len(HEADINGS)]
+    return "\n".join([*head, *rows])
 
 
-def _row(path: Path, owner: str) -> str:
+def _row(root: Path, path: Path, owner: str) -> str:
     notebook = notebooks.load(path)
     seconds = notebook["metadata"].get("course", {}).get("seconds")
     ids = {claim["id"] for claim in ledger.claims_of(notebook, path.stem)}
@@ -31,6 +32,7 @@ def _row(path: Path, owner: str) -> str:
         f"[{path.stem[:2]} {title}](notebooks/{path.name})",
         duration(seconds) if seconds else "not recorded",
         " ".join(sorted(ids, key=ledger.by_id)) or "–",
+        records.total(records.read(root, path)),
         f"{notebooks.exempt_cells(notebook)} of {code}",
         notebooks.badge(path.name, owner),
     )

@@ -15,7 +15,7 @@ from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
-from course_utils.runner import display, execution, notebooks, outputs, progress, results
+from course_utils.runner import display, execution, notebooks, outputs, progress, records, results
 from course_utils.runner.execution import TIME_LIMITS, machine
 from course_utils.runner.fingerprint import fingerprint, run_key
 
@@ -33,7 +33,6 @@ INSTRUCTION_SETS: dict[str, dict[str, str]] = {
         "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
     },
 }
-RUNS, RUNS_AFTER_A_FAILURE = 10, 20
 HELD, FAILED = "●", "○"
 
 
@@ -127,16 +126,16 @@ def replicate(
             folder = root / "runs" / "replications" / path.stem
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
-                chosen = seeds if seeds is not None else range(runs or RUNS)
+                chosen = seeds if seeds is not None else range(runs or records.RUNS)
                 done = _executed(path, folder, plan(chosen, isas), jobs, console)
                 record = _record(path, done)
                 if seeds is None and runs is None and _failed_once(record):
-                    more = plan(range(RUNS_AFTER_A_FAILURE), isas)
+                    more = plan(range(records.RUNS_AFTER_A_FAILURE), isas)
                     done = _executed(path, folder, more, jobs, console)
                     record = _record(path, done)
             if interrupts.signum:
                 return 128 + interrupts.signum
-            _store(record, root / "data" / "replications" / f"{path.stem[:2]}.json")
+            _store(record, records.file_of(root, path.stem))
             console.print(summary(path.stem, record))
             good &= _all_admitted(record)
     return int(not good)
@@ -216,27 +215,16 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _counts(claim: dict[str, Any]) -> bool:
-    """Whether a claim must hold: not those of this machine's time, nor the undecided ones."""
-    return claim["kind"] != "here" and claim["verdict"] != "undecided here"
-
-
 def _failed_once(record: dict[str, Any]) -> bool:
     """Whether more runs could still admit every claim, and some claim needs them."""
-    failed = [c["runs"] - c["held"] for c in record["claims"].values() if _counts(c)]
+    failed = [c["runs"] - c["held"] for c in record["claims"].values() if records.must_hold(c)]
     return max(failed, default=0) == 1
-
-
-def admitted(claim: dict[str, Any]) -> bool:
-    """10 of 10, or 19 of 20: held in every run, or in all but one of twenty."""
-    missed = claim["runs"] - claim["held"]
-    return missed == 0 or (missed == 1 and claim["runs"] >= RUNS_AFTER_A_FAILURE)
 
 
 def _all_admitted(record: dict[str, Any]) -> bool:
     stopped = any(run["status"] not in results.GOOD for run in record["runs"])
-    claims = record["claims"].values()
-    return not stopped and all(admitted(claim) for claim in claims if _counts(claim))
+    promised = filter(records.must_hold, record["claims"].values())
+    return not stopped and all(map(records.admitted, promised))
 
 
 def _store(record: dict[str, Any], file: Path) -> None:
@@ -260,7 +248,7 @@ def summary(name: str, record: dict[str, Any]) -> Table:
     for column in ("claim", "kind", "held", "runs"):
         table.add_column(column)
     for id, claim in record["claims"].items():
-        bad = _counts(claim) and not admitted(claim)
+        bad = records.must_hold(claim) and not records.admitted(claim)
         held = f"{claim['held']} of {claim['runs']}"
         table.add_row(
             id, claim["kind"], f"[red]{held}[/]" if bad else held, strip(claim["outcomes"])

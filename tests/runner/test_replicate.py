@@ -78,14 +78,6 @@ def test_an_instruction_set_that_the_machine_lacks_is_skipped_by_name(monkeypatc
         replicate.instruction_sets(["neon"])
 
 
-@pytest.mark.parametrize(
-    ("held", "runs", "good"),
-    [(10, 10, True), (9, 10, False), (19, 20, True), (18, 20, False), (20, 20, True), (4, 4, True)],
-)
-def test_ten_of_ten_or_nineteen_of_twenty(held, runs, good):
-    assert replicate.admitted({"held": held, "runs": runs}) is good
-
-
 # ── records ─────────────────────────────────────────────────────────────────────────────────────
 
 
