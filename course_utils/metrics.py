@@ -237,6 +237,23 @@ def distinct_n(texts: Sequence[Sequence[Hashable]], n: int) -> float:
     return len(set(found)) / len(found)
 
 
+def ends_in_loop(tokens: Sequence[Hashable], *, times: int = 3, least: int = 2) -> bool:
+    """Whether a text ends in one phrase of `least` tokens or more, `times` times over.
+
+    The loop must be running when the text ends: one that the text left again does not count.
+
+    >>> ends_in_loop("a b a b a b".split()), ends_in_loop("a b a b c".split())
+    (True, False)
+    """
+    if times < 2 or least < 1:
+        raise ValueError(f"times is {times} and least {least}; they must be at least 2 and 1")
+    longest = len(tokens) // times
+    return any(
+        all(tokens[-n:] == tokens[-(i + 1) * n : -i * n] for i in range(1, times))
+        for n in range(least, longest + 1)
+    )
+
+
 @dataclass(frozen=True)
 class Ratio:
     """How many times `fast` fits into `slow`: the median over repeats, and their range."""

@@ -152,6 +152,30 @@ def test_paired_test_by_hand():
         metrics.paired_p_value(a, b[:-1])
 
 
+@pytest.mark.parametrize(
+    ("text", "loops"),
+    [
+        ("abcxyxyxy", True),  # xy, three times, at the end
+        ("xyxyxyabc", False),  # left again
+        ("abcxyxy", False),  # twice only
+        ("abcccc", False),  # one token is no phrase
+        ("abcabcabc", True),  # the whole text
+        ("abcabcxbc", False),
+        ("ab", False),
+    ],
+)
+def test_ends_in_loop(text, loops):
+    assert metrics.ends_in_loop(text) is loops
+    assert metrics.ends_in_loop(list(text)) is loops
+
+
+def test_ends_in_loop_of_other_sizes():
+    assert metrics.ends_in_loop("abccc", least=1)
+    assert metrics.ends_in_loop("abab", times=2)
+    with pytest.raises(ValueError, match="times is 1"):
+        metrics.ends_in_loop("aaa", times=1)
+
+
 def test_distinct_n_by_hand():
     assert metrics.distinct_n(["abab", "ab"], 2) == 2 / 4
     with pytest.raises(ValueError, match="distinct-3"):

@@ -123,6 +123,30 @@ def write(
     return [_cut(row, stop, x) for row, x in zip(new, logprob[:, 0].tolist(), strict=True)]
 
 
+def write_plain(
+    next_logits: NextLogits,
+    prompt: Sequence[int],
+    max_new_tokens: int,
+    choose: Callable[[Tensor], int],
+    stop: Collection[int] = (),
+) -> list[int]:
+    """`write` as a textbook has it, for one prompt: the new tokens.
+
+    >>> def after(ids):  # 0 is followed by 1, 1 by 2, 2 by 0
+    ...     return torch.eye(3).roll(1, 1)[ids[:, -1]].log()
+    >>> write_plain(after, [0], 5, lambda logits: int(logits.argmax()), stop=[0])
+    [1, 2, 0]
+    """
+    ids = list(prompt)
+    for _ in range(max_new_tokens):
+        logits = next_logits(torch.tensor([ids]))[0]  # (V,): ask the model
+        token = choose(logits)  # take one token
+        ids.append(token)  # append it, and ask again
+        if token in stop:
+            break
+    return ids[len(prompt) :]
+
+
 def as_ids(prompt: Tensor | Sequence[int]) -> Tensor:
     """The prompt as (B, T) integers; ValueError when it is empty or something else."""
     ids = torch.as_tensor(prompt)

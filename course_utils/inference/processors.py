@@ -333,6 +333,28 @@ def processor(
     return process
 
 
+def in_blocks(processes: Sequence[Process]) -> Process:
+    """Several processes in one batch: the first acts on the first block of rows, and so on.
+
+    Blocks are equally long: as many rows as there are, divided by the number of processes; raises
+    ValueError when that leaves a rest.
+
+    >>> both = in_blocks([processor(), processor(temperature=0)])
+    >>> both(torch.tensor([[0.5, 0.25, 0.25]] * 2).log(), torch.tensor([[0], [0]])).exp()
+    tensor([[0.5000, 0.2500, 0.2500],
+            [0.5000, 0.0000, 0.0000]])
+    """
+
+    def process(logits: Tensor, ids: Tensor) -> Tensor:
+        if not processes or len(logits) % len(processes):
+            raise ValueError(f"{len(logits)} rows do not divide into {len(processes)} equal blocks")
+        rows = len(logits) // len(processes)
+        blocks = zip(processes, logits.split(rows), ids.split(rows), strict=True)
+        return torch.cat([reshape(z, i) for reshape, z, i in blocks])
+
+    return process
+
+
 def _active(steps: Sequence[tuple], numbers: Sequence[float | None]) -> list[tuple]:
     pairs = zip(steps, numbers, strict=True)
     return [(step, number) for (step, idle), number in pairs if number != idle]

@@ -231,3 +231,13 @@ def test_sample_follows_the_exact_distribution_of_smollm2(smollm2):
         warped = warper(prompt, warped)
     exact = warped[0].softmax(-1)
     assert chi_square(torch.tensor(tokens), exact) > 1e-3  # the seed is fixed, see above
+
+
+@pytest.mark.parametrize("stop", [(), (2,)])
+def test_greedy_equals_write_plain(stop):
+    def likeliest(logits):
+        return int(logits.argmax())
+
+    for prompt in ([0], [1, 0, 2]):
+        (fast,) = decoding.greedy(chain, prompt, 6, stop=stop)
+        assert tuple(decoding.write_plain(chain, prompt, 6, likeliest, stop=stop)) == fast.tokens

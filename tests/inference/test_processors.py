@@ -526,3 +526,22 @@ def test_greedy_is_sample_at_temperature_zero():
         decoding.sample(chain, [0], 6, process=processors.processor(temperature=0)),
     )
     assert a == b
+
+
+# ── several in one batch ────────────────────────────────────────────────────────────────────────
+
+
+def test_in_blocks_each_process_has_its_rows():
+    logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[0, 1], [2, 3], [0, 1], [2, 3]])
+    first = processors.processor(top_k=2)
+    second = processors.processor(repetition_penalty=2.0)
+    got = processors.in_blocks([first, second])(logits, ids)
+    assert torch.equal(got, torch.cat([first(logits[:2], ids[:2]), second(logits[2:], ids[2:])]))
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_in_blocks_refuses_a_rest(count):
+    process = processors.in_blocks([processors.processor()] * count)
+    with pytest.raises(ValueError, match="4 rows do not divide"):
+        process(torch.zeros(4, 9), torch.zeros(4, 2, dtype=torch.long))

@@ -146,7 +146,14 @@ def paired_spread_of_the_pairs(difference, spread, n, flipped):
     return right["_paired"](difference, spread * n, n, flipped)
 
 
+def ends_in_loop_anywhere(tokens, *, times=3, least=2):
+    right["ends_in_loop"](tokens, times=times, least=least)
+    ends = range(1, len(tokens) + 1)
+    return any(right["ends_in_loop"](tokens[:n], times=times, least=least) for n in ends)
+
+
 BUGS = [
+    Bug("ends_in_loop", "takes a loop that was left again", ends_in_loop_anywhere),
     Bug("paired", "tests one side", paired_one_sided),
     Bug("paired", "takes the pairs apart", paired_unpaired),
     Bug("_paired", "can be certain", paired_p_of_zero, tests="too_many"),

@@ -176,7 +176,20 @@ def processor_filters_before_penalties(*, repetition_penalty=1.0, no_repeat_ngra
     return lambda logits, ids: penalties(filters(logits, ids), ids)
 
 
+def in_blocks_every_other_row(processes):
+    def process(logits, ids):
+        right["in_blocks"](processes)(logits, ids)
+        out = logits.clone()
+        for i, reshape in enumerate(processes):
+            rows = slice(i, None, len(processes))
+            out[rows] = reshape(logits[rows], ids[rows])
+        return out
+
+    return process
+
+
 BUGS = [
+    Bug("in_blocks", "deals the rows out in turn", in_blocks_every_other_row),
     Bug("temperature", "multiplies", temperature_multiplied),
     Bug("temperature", "divides probabilities, not logits", temperature_on_probabilities),
     Bug("temperature", "0 changes nothing", temperature_without_zero),
