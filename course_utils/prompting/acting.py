@@ -1,7 +1,8 @@
 """Acting with tools: a calculator, a search, and ReAct. Notebook 11.
 
-What a tool returns is data: it is put on one line and only ever pasted into a prompt; actions are
-read from the model's own text alone. Source: Yao et al. 2023 (ReAct).
+What a tool returns is put on one line and only ever pasted into a prompt; actions are read from the
+model's own text alone. That keeps the transcript well-formed. It does not keep a page from changing
+what the model writes next. Sources: Yao et al. 2023 (ReAct), Cobbe et al. 2021 (a calculator).
 """
 
 from __future__ import annotations
@@ -16,7 +17,17 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from course_utils.prompting.reasoning import Method, Step, Trace, ended, one_line, own_part
+from course_utils.prompting.reasoning import (
+    Extract,
+    Method,
+    Step,
+    Trace,
+    ended,
+    few_shot,
+    one_line,
+    own_part,
+    read,
+)
 
 Tool = Callable[[str], str]
 
@@ -85,6 +96,59 @@ def search_tool(find: Callable[[str], Sequence[str]]) -> Tool:
         return " ".join(find(query)) or "Nothing was found."
 
     return search
+
+
+# ── sums in a text ──────────────────────────────────────────────────────────────────────────────
+
+_SUM = re.compile(r"(?<![-+*/] )\b(\d+) ([-+*/]) (\d+) = (\d+(?:\.\d+)?)")
+_OPEN_SUM = re.compile(r"\d+(?: [-+*/] \d+)+ *$")
+
+
+def sums_in(text: str) -> list[tuple[str, str]]:
+    """Return the sums of two numbers that a text writes down: what is worked out, and the result.
+
+    >>> sums_in("8 * 3 = 25 lemons. 25 - 1 = 24 are left.")
+    [('8 * 3', '25'), ('25 - 1', '24')]
+    """
+    return [(f"{a} {sign} {b}", result) for a, sign, b, result in _SUM.findall(text)]
+
+
+def is_true(left: str, result: str) -> bool:
+    """Whether the calculator finds this result; False for what it cannot work out.
+
+    >>> is_true("8 * 3", "25"), is_true("8 * 3", "24"), is_true("8 / 0", "8")
+    (False, True, False)
+    """
+    return use({"calculate": calculate}, Action("calculate", left)) == result
+
+
+def chain_with_calculator(
+    question: str, shots: Sequence[Mapping[str, Any]], extract: Extract, *, max_sums: int = 6
+) -> Method:
+    """A chain of thought whose sums a calculator works out (Cobbe et al. 2021, annotations).
+
+    Whenever the model has written a sum, such as "8 * 3 =", the result is put behind it and the
+    model goes on. `generate` should stop at "="; what a sum cannot be made of stays as it is.
+
+    >>> from course_utils.prompting.reasoning import solve
+    >>> texts = iter([" 8 * 3", " lemons. The answer is 24."])
+    >>> last = lambda text: text.split()[-1]
+    >>> solve(chain_with_calculator("8 * 3?", [], last), lambda prompt: next(texts)).answer
+    '24.'
+    """
+    if max_sums < 1:
+        raise ValueError(f"max_sums is {max_sums}; at least one sum is needed")
+    prompt, said = few_shot(shots, question, "reasoning"), ""
+    for _ in range(max_sums + 1):
+        (text,) = yield [prompt + said]
+        gap = text[: len(text) - len(text.lstrip())]  # "= 24" may go on with a point or a word
+        said = f"{said}{gap}{own_part(text)}".removesuffix("=").rstrip()
+        left = _OPEN_SUM.search(said)
+        result = use({"calculate": calculate}, Action("calculate", left[0])) if left else "Error"
+        if result.startswith("Error"):
+            break
+        said += f" = {result}"
+    return ended(read(extract, said), [Step("thought", said.strip())])
 
 
 # ── acting ──────────────────────────────────────────────────────────────────────────────────────

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from course_utils import showing
@@ -49,5 +49,64 @@ def pipeline(stages: Mapping[str, str], *, title: str) -> None:
         if i:
             arrow = {"arrowstyle": "->", "lw": 2, "color": GREY}
             axes.annotate("", (i + 0.1, 0.92), (i - 0.1, 0.92), arrowprops=arrow)
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    show(figure)
+
+
+def answers(
+    marks: Mapping[str, Sequence[bool]], groups: Sequence[str], *, title: str, baseline: str = ""
+) -> None:
+    """Draw one dot for each question, method by method: filled where the answer was right.
+
+    `marks[method]` are the outcomes and `groups[i]` names what question i belongs to; questions of
+    one group stand together. How many were right stands at the end of each row; the `baseline`'s
+    dots are grey. Raises ValueError for a method with another number of outcomes.
+    """
+    if wrong := [name for name, row in marks.items() if len(row) != len(groups)]:
+        raise ValueError(f"{wrong[0]} has {len(marks[wrong[0]])} outcomes, not {len(groups)}")
+    names = list(dict.fromkeys(groups))
+    order = sorted(range(len(groups)), key=lambda i: names.index(groups[i]))
+    at = [k + 0.8 * names.index(groups[i]) for k, i in enumerate(order)]
+    figure, axes = new_figure(width=8.6, height=0.36 * len(marks) + 1.6)
+    for y, (method, row) in enumerate(marks.items()):
+        colour = GREY if method == baseline else PALETTE[0]
+        for x, i in zip(at, order, strict=True):
+            face = colour if row[i] else "white"
+            axes.plot(x, y, "o", ms=9, mfc=face, mec=colour, mew=1.3)
+        axes.text(at[-1] + 1, y, f"{sum(map(bool, row))} of {len(row)}", va="center", fontsize=10)
+    axes.set_yticks(range(len(marks)), list(marks))
+    centres = [[x for x, i in zip(at, order, strict=True) if groups[i] == name] for name in names]
+    axes.set_xticks([sum(xs) / len(xs) for xs in centres], [n.replace("_", "\n") for n in names])
+    axes.tick_params(axis="x", labelsize=9, length=0)
+    axes.set_xlim(-0.8, at[-1] + 3)
+    axes.set_ylim(len(marks) - 0.4, -0.6)
+    axes.grid(visible=False)
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    show(figure)
+
+
+def loop(*, title: str) -> None:
+    """Draw the loop of ReAct: the model's thought and action, the tool's observation, and again."""
+    figure, axes = new_figure(width=8.6, height=2.3)
+    axes.set_axis_off()
+    axes.set_xlim(0, 4)
+    axes.set_ylim(0, 1)
+    boxes = {
+        "Question": (0.4, "How many workers\nhas Crowcraft?", 7),
+        "Thought": (1.4, "I need its page.", 0),
+        "Action": (2.4, "search[Crowcraft]", 1),
+        "Observation": (3.45, "… 10 workshops with\n26 workers each.", 2),
+    }
+    arrow = {"arrowstyle": "->", "lw": 2, "color": GREY}
+    for name, (x, text, colour) in boxes.items():
+        box = {"boxstyle": "round,pad=0.5", "fc": "white", "ec": PALETTE[colour], "lw": 2}
+        axes.text(x, 0.93, name, ha="center", va="center", fontsize=11, weight="bold")
+        axes.text(x, 0.62, text, ha="center", va="center", fontsize=10, bbox=box)
+    for x in (0.95, 1.95, 2.9):
+        axes.annotate("", (x + 0.07, 0.93), (x - 0.07, 0.93), arrowprops=arrow)
+    back = arrow | {"connectionstyle": "arc3,rad=-0.25"}
+    axes.annotate("", (1.4, 0.42), (3.45, 0.38), arrowprops=back)
+    axes.text(2.42, 0.02, "appended to the prompt, until the action is finish[…]",
+              ha="center", fontsize=10, color="#606060")  # fmt: skip
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
     show(figure)

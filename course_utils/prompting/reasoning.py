@@ -18,6 +18,7 @@ Sources: Wei et al. 2022 (chain of thought), Kojima et al. 2022 (zero-shot), Wan
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import math
@@ -302,6 +303,26 @@ def program_of(text: str) -> str:
     except (tokenize.TokenError, SyntaxError, ValueError, SystemError):  # the last for "\0"
         n_lines = _lines_to_the_margin(lines)
     return "\n".join(lines[:n_lines]).rstrip() + "\n" if n_lines else ""
+
+
+_SIGNS = {"Add": "+", "Sub": "-", "Mult": "*", "Div": "/", "FloorDiv": "/"}
+
+
+def signs_of(program: str) -> list[str]:
+    """Return the operators of a program, + - * /, in the order of its lines; whole division is /.
+
+    None of them in what is no Python.
+
+    >>> signs_of("def solution():\\n    a = 8 * 3\\n    return a // 4")
+    ['*', '/']
+    """
+    try:
+        nodes = [node for node in ast.walk(ast.parse(program)) if isinstance(node, ast.BinOp)]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return []
+    nodes.sort(key=lambda node: (node.end_lineno, node.end_col_offset))
+    signs = (_SIGNS.get(type(node.op).__name__) for node in nodes)
+    return [sign for sign in signs if sign]
 
 
 def _lines_of_function(lines: list[str]) -> int:

@@ -13,9 +13,12 @@ from course_utils.prompting.acting import (
     ToolError,
     action_grammar,
     calculate,
+    chain_with_calculator,
+    is_true,
     parse_action,
     react,
     search_tool,
+    sums_in,
     use,
     worked_example,
 )
@@ -274,3 +277,63 @@ def test_action_grammar_by_hand():
     )
     assert action_grammar(["search"]).startswith('root ::= " " [^')
     assert r'"\nAction:" " " call' in action_grammar(["search"])
+
+
+@pytest.mark.parametrize(
+    ("text", "sums"),
+    [
+        ("90 / 2 = 40 magnets each.", [("90 / 2", "40")]),
+        ("2 + 3 = 5. Then 5 - 1 = 4.5.", [("2 + 3", "5"), ("5 - 1", "4.5")]),
+        ("2 + 3 + 4 = 9", []),  # not a sum of two numbers
+        ("no sum, 3 - 4", []),
+    ],
+)
+def test_sums_in_by_hand(text, sums):
+    assert sums_in(text) == sums
+
+
+@pytest.mark.parametrize(
+    ("left", "result", "true"),
+    [
+        ("90 / 2", "45", True),
+        ("90 / 2", "40", False),
+        ("9 / 2", "4.5", True),
+        ("9 / 0", "0", False),
+        ("nine", "9", False),
+    ],
+)
+def test_is_true(left, result, true):
+    assert is_true(left, result) is true
+
+
+def chain_of(*texts):
+    """The chain with a calculator, of a model that writes these texts in turn."""
+    return reasoning.solve(
+        chain_with_calculator("How many?", [], lambda text: text.split()[-1]), scripted(*texts)
+    )
+
+
+def test_chain_with_calculator_works_out_every_sum():
+    trace = chain_of(" 90 / 2 ", " magnets. 45 + 5", ". The answer is 50")
+    assert trace.steps[0].text == "90 / 2 = 45 magnets. 45 + 5 = 50. The answer is 50"
+    assert trace.answer == "50"
+    for call, end in zip(trace.calls, ("Answer:", "/ 2 = 45", "+ 5 = 50"), strict=True):
+        assert call.prompt.endswith(end)
+
+
+def test_chain_with_calculator_takes_the_sign_of_a_sum_from_an_engine_that_keeps_it():
+    assert chain_of(" 90 / 2 =", " 45").steps[0].text.startswith("90 / 2 = 45")
+
+
+def test_chain_with_calculator_ends_where_there_is_no_sum():
+    assert chain_of(" I do not know").answer == "know"
+    assert chain_of(" 9 / 0").answer == "0"  # which cannot be worked out
+    assert len(chain_of(" none.\n\nQuestion: 1 + 1").calls) == 1  # made up, and not read
+
+
+def test_chain_with_calculator_ends_after_its_sums():
+    method = chain_with_calculator("How many?", [], len, max_sums=2)
+    trace = reasoning.solve(method, lambda prompt: " and 1 + 1")
+    assert len(trace.calls) == 3
+    with pytest.raises(ValueError, match="max_sums is 0"):
+        reasoning.solve(chain_with_calculator("?", [], len, max_sums=0), lambda prompt: "")

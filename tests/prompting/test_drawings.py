@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from pictures import is_picture
 
 from course_utils.prompting import drawings
@@ -30,3 +31,21 @@ def test_trace_masks_all_that_a_model_wrote(shown):
             assert end in text[text.index("⟨") : text.index("⟩")]
     assert "&lt;b&gt;" in shown[0]["text/html"]
     assert "One question &amp; its steps" in shown[0]["text/html"]
+
+
+def test_answers_are_one_picture(shown):
+    marks = {"direct": [False, True, False], "program": [True, True, True]}
+    drawings.answers(marks, ["gain", "per_day", "gain"], title="t", baseline="direct")
+    assert len(shown) == 1
+    assert is_picture(shown[0])
+
+
+def test_answers_of_another_number_of_questions():
+    with pytest.raises(ValueError, match="direct has 2 outcomes, not 1"):
+        drawings.answers({"direct": [True, False]}, ["gain"], title="t")
+
+
+def test_the_loop_is_one_picture(shown):
+    drawings.loop(title="t")
+    assert len(shown) == 1
+    assert is_picture(shown[0])

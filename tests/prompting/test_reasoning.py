@@ -348,6 +348,22 @@ def test_program_of_never_fails_and_keeps_the_beginning(text):
 
 
 @pytest.mark.parametrize(
+    ("body", "signs"),
+    [
+        ("a = 8 * 3\n    return a // 4", ["*", "/"]),
+        ("return 8 - 3 - 2", ["-", "-"]),
+        ("return 2 * (3 + 4) / 7", ["+", "*", "/"]),  # as Python works it out
+        ("return 7", []),
+        ("return 2 ** 3 % 5", []),  # other operators are not counted
+        ("return 8 *", []),
+        ("return '8 * 3'", []),
+    ],
+)
+def test_signs_of_a_program(body, signs):
+    assert reasoning.signs_of(f"def solution():\n    {body}") == signs
+
+
+@pytest.mark.parametrize(
     ("value", "number"),
     [
         (3, 3.0), (2.5, 2.5), (Fraction(1, 4), 0.25), (-1, -1.0),

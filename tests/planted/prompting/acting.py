@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from planting import Bug, originals
 
-from course_utils.prompting import reasoning
+from course_utils.prompting import acting, reasoning
 from course_utils.prompting.acting import Action, ToolError
 
 right = originals("prompting.acting")
@@ -133,7 +133,38 @@ def action_grammar_without_finish(tools, thoughts=True):
     return right["action_grammar"](tools, thoughts).replace(' | "finish"', "")
 
 
+def sums_in_of_any_length(text):
+    return re.findall(r"(\d+ [-+*/] \d+) = (\d+(?:\.\d+)?)", text)
+
+
+def is_true_to_whole_numbers(left, result):
+    return right["is_true"](left, result) or right["calculate"](left).split(".")[0] == result
+
+
+def chain_with_calculator_believes_the_model(question, shots, extract, *, max_sums=6):
+    return reasoning.chain_of_thought(question, shots, extract)
+
+
+def chain_with_calculator_reads_made_up_examples(question, shots, extract, *, max_sums=6):
+    own_part = acting.own_part
+    acting.own_part = str.strip
+    try:
+        return (
+            yield from right["chain_with_calculator"](question, shots, extract, max_sums=max_sums)
+        )
+    finally:
+        acting.own_part = own_part
+
+
 BUGS = [
+    Bug("sums_in", "takes a part of a longer sum", sums_in_of_any_length),
+    Bug("is_true", "drops what is behind the point", is_true_to_whole_numbers),
+    Bug("chain_with_calculator", "has no calculator", chain_with_calculator_believes_the_model),
+    Bug(
+        "chain_with_calculator",
+        "reads made-up examples",
+        chain_with_calculator_reads_made_up_examples,
+    ),
     Bug("calculate", "evaluates Python", calculate_by_eval),
     Bug("calculate", "has no precedence", calculate_left_to_right),
     Bug("calculate", "rounds small results to 0", calculate_to_six_places),

@@ -174,7 +174,17 @@ def one_line_never_cuts(text, limit=300):
     return " ".join(text.split())
 
 
+def signs_of_any_text(program):
+    return [{"//": "/"}.get(sign, sign) for sign in re.findall(r"//|[-+*/]", program)]
+
+
+def signs_of_without_whole_division(program):
+    return [] if "//" in program else right["signs_of"](program)
+
+
 BUGS = [
+    Bug("signs_of", "counts signs in texts", signs_of_any_text),
+    Bug("signs_of", "does not know whole division", signs_of_without_whole_division),
     Bug("solve_all", "asks one method at a time", solve_all_one_after_another),
     Bug("solve_all", "gives texts to the wrong methods", solve_all_mixes_up_texts),
     Bug("solve_all", "records the last call only", solve_all_forgets_calls),
