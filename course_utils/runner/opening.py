@@ -24,6 +24,18 @@ if "google.colab" in sys.modules and not importlib.util.find_spec("course_utils"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", course, *keep], check=True)
     importlib.invalidate_caches()
 """
+# Below the parameters of every notebook: what the brackets and the boxes mean.
+STANDARD = """\
+`PROFILE` chooses the size of the experiments and `SEED` the random numbers. Numbers between ⟨ and
+⟩ depend on the machine or on floating-point arithmetic; every other text comes out exactly as
+printed.
+
+Boxes with a coloured edge are **claims**: a sentence, what this very run measured, where its test
+must come out true, and a *null*, a world in which it must come out false. An amber edge says that
+it did not come out in this run, and how often it does; the notebook goes on. Where course notes
+have a sentence of their own, the verdict is on that one: it *holds*, *holds if* a condition is
+met, is *corrected*, or stays *undecided here*.
+"""
 # The cells between them in a new notebook: kind, id, whether the id is a tag, text.
 SCAFFOLD = (
     (
