@@ -91,28 +91,34 @@ def chunk_blocks(text: str, *, size: int = 120, source: str = "") -> list[Passag
     """Pack whole blocks (parted by blank lines) into passages of at most `size` words.
 
     A play's speeches and a book's paragraphs are such blocks, so that a line stays with its
-    speaker. A block longer than `size` words (as `chunk_words` counts them) is cut into windows
-    of its own. Raises ValueError for a size below one.
+    speaker. A block longer than `size` words (as `chunk_words` counts them) is cut into as few
+    parts as will do, of even length, so that none is a rest of two words. Raises ValueError for a
+    size below one.
 
     >>> [passage.text for passage in chunk_blocks("FOX.\\nHello!\\n\\nHEN.\\nGo away now.", size=4)]
     ['FOX.\\nHello!', 'HEN.\\nGo away now.']
     """
     if size < 1:
         raise ValueError(f"size is {size}; a passage holds at least one word")
-    passages, held = [], []  # held: (start, end, words) of the blocks of the open passage
-    for start, end in _blocks(text):
-        words = sum(1 for _ in counted_spans(text[start:end]))
-        if held and sum(block[2] for block in held) + words > size:
+    passages, held, room = [], [], size  # held: where the blocks of the open passage stand
+    for start, end, words in _parts(text, size):
+        if words > room:
             passages.append(_passage(text, held[0][0], held[-1][1], source))
-            held = []
-        if words > size:
-            parts = chunk_words(text[start:end], size=size, overlap=0)
-            passages += [_passage(text, start + p.start, start + p.end, source) for p in parts]
-        else:
-            held.append((start, end, words))
+            held, room = [], size
+        held.append((start, end))
+        room -= words
     if held:
         passages.append(_passage(text, held[0][0], held[-1][1], source))
     return passages
+
+
+def _parts(text: str, size: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, end, words) of the blocks of a text; one above `size` words in even parts."""
+    for start, end in _blocks(text):
+        words = sum(1 for _ in counted_spans(text[start:end]))
+        even = math.ceil(words / math.ceil(words / size))
+        for i, part in enumerate(chunk_words(text[start:end], size=even, overlap=0)):
+            yield start + part.start, start + part.end, min(even, words - i * even)
 
 
 def _blocks(text: str) -> Iterator[tuple[int, int]]:

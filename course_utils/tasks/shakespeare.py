@@ -7,6 +7,7 @@ plays abbreviate the names in mixed case instead ("Ham."); the set leaves them o
 
 from __future__ import annotations
 
+import bisect
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +25,7 @@ NAME = re.compile(r"([A-Z][A-Z' ,-]*[A-Z])\.?")
 # A name in capitals, alone on the first line of a block, with text on the line below it.
 HEADING = re.compile(rf"(?<=\n)[ \t]*\n{NAME.pattern}[ \t]*\n(?=[ \t]*\S)")
 NO_SPEAKER = re.compile(r"(ACT|SCENE|SONG|PROLOGUE|EPILOGUE)\b")
+NOT_SPOKEN = re.compile(r"\[|(ACT|SCENE)\b")
 SMALL_WORDS = {"Of", "The", "And", "To"}
 ABSTAINS = re.compile(
     r"\b(don't|do not|cannot|can't|could not|not) (know|say|tell|sure|clear|given|stated|named|"
@@ -71,6 +73,28 @@ def as_dialogue(text: str) -> str:
         speaks = name and words and not NO_SPEAKER.match(heading)
         shown.append(" ".join((f"{person(name[1])}: {words}" if speaks else block).split()))
     return "\n".join(filter(None, shown))
+
+
+def as_spoken(passage: Passage, speeches: Sequence[Speech]) -> str:
+    """Return a passage of a play as dialogue; what goes on from before has its speaker's name too.
+
+    `speeches` are those of the whole play, in order. A passage that begins with a stage direction,
+    an act or a scene stands as it is.
+
+    >>> from course_utils.prompting.retrieval import Passage
+    >>> as_spoken(Passage("Who is there?", "Toy", 40, 53), [Speech("Fox", 30, 35, 60)])
+    'Fox: Who is there?'
+    """
+    shown = as_dialogue(passage.text)
+    at = bisect.bisect_right(speeches, passage.start, key=lambda speech: speech.body) - 1
+    goes_on = at >= 0 and passage.start < speeches[at].end and not NOT_SPOKEN.match(shown)
+    return f"{speeches[at].speaker}: {shown}" if goes_on and not _has_name(passage) else shown
+
+
+def _has_name(passage: Passage) -> bool:
+    """Does the passage begin with the name of a speaker, alone on its line?"""
+    heading, _, words = passage.text.partition("\n")
+    return bool(words and NAME.fullmatch(heading.strip()) and not NO_SPEAKER.match(heading))
 
 
 def person(heading: str) -> str:

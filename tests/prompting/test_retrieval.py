@@ -103,7 +103,12 @@ def test_chunk_blocks_by_hand():
 
 def test_chunk_blocks_cuts_a_block_that_is_too_long():
     passages = retrieval.chunk_blocks("a b\n\nc d e f g\n\nh", size=3)
-    assert [p.text for p in passages] == ["a b", "c d e", "f g", "h"]
+    assert [p.text for p in passages] == ["a b", "c d e", "f g\n\nh"]
+
+
+def test_chunk_blocks_cuts_into_even_parts_and_leaves_no_rest():
+    passages = retrieval.chunk_blocks(" ".join(["a"] * 41), size=20)
+    assert [len(p.text.split()) for p in passages] == [14, 14, 13]
 
 
 @prop

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_utils.prompting.retrieval import chunk_blocks, chunk_words
+from course_utils.prompting.retrieval import Passage, chunk_blocks, chunk_words
 from course_utils.tasks import shakespeare
 from course_utils.tasks.question_sets import PlayQuestion
 
@@ -114,6 +114,35 @@ def test_as_dialogue_puts_the_name_before_the_words() -> None:
 @pytest.mark.parametrize("piece", ["", " \n\n ", "HEN.", "half a speech"])
 def test_as_dialogue_of_no_whole_speech_is_the_text_itself(piece: str) -> None:
     assert shakespeare.as_dialogue(piece) == piece.strip()
+
+
+def passage(start: int, end: int) -> Passage:
+    return Passage(PLAY[start:end], "Toy", start, end)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "shown"),
+    [
+        ("open?", "not open.", "Lady Fox: open?\n[She tries it.]\nIt is not open."),
+        ("LADY FOX.\nGood", "Is the", "Lady Fox: Good morning, friends. Is the"),
+        ("[She tries", "it.]", "[She tries it.]"),
+        ("It is not", "not open.", "Lady Fox: It is not open."),
+        ("SONG.", "la la.", "Hen of the North: SONG. La la la."),
+        ("SCENE I", "A farm.", "SCENE I. A farm."),
+        ("PERSONS", "HEN.", "PERSONS\nLady Fox: HEN."),
+        ("Run,", "mother!", "Hen's Son: Run, mother!"),
+    ],
+)
+def test_as_spoken_names_the_speaker_of_what_goes_on(first: str, last: str, shown: str) -> None:
+    start = PLAY.index(first)
+    found = passage(start, PLAY.index(last, start) + len(last))
+    assert shakespeare.as_spoken(found, shakespeare.speeches(PLAY)) == shown
+
+
+def test_as_spoken_names_nobody_before_the_first_speech() -> None:
+    farm = PLAY.index("A farm.")
+    assert shakespeare.as_spoken(passage(farm, farm + 7), shakespeare.speeches(PLAY)) == "A farm."
+    assert shakespeare.as_spoken(passage(farm, farm + 7), []) == "A farm."
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,17 @@ def chunk_blocks_as_windows(text, *, size=120, source=""):
     return right["chunk_words"](text, size=size, overlap=0, source=source)
 
 
+def chunk_blocks_with_a_rest(text, *, size=120, source=""):
+    """Windows of full size, so that the last part of a block may be two words."""
+    passages = []
+    for whole in right["chunk_blocks"](text, size=10**9 if size > 0 else size, source=source):
+        for start, end in right["_blocks"](whole.text):
+            for p in right["chunk_words"](whole.text[start:end], size=size, overlap=0):
+                at = whole.start + start
+                passages.append(retrieval.Passage(p.text, source, at + p.start, at + p.end))
+    return passages
+
+
 def chunk_blocks_one_each(text, *, size=120, source=""):
     blocks = [text[start:end] for start, end in right["_blocks"](text)]
     return [retrieval.Passage(b, source, (at := text.index(b)), at + len(b)) for b in blocks]
@@ -123,6 +134,7 @@ BUGS = [
     Bug("chunk_words", "windows do not overlap", chunk_words_without_overlap),
     Bug("chunk_words", "the short window at the end is lost", chunk_words_without_the_rest),
     Bug("chunk_blocks", "cuts through blocks", chunk_blocks_as_windows),
+    Bug("chunk_blocks", "leaves a rest of a long block", chunk_blocks_with_a_rest),
     Bug("chunk_blocks", "does not pack blocks together", chunk_blocks_one_each),
     Bug("tokenize", "keeps capitals", tokenize_with_capitals),
     Bug("tokenize", "has no normal form", tokenize_as_encoded),

@@ -30,6 +30,20 @@ def as_dialogue_without_directions(text):
     return right["as_dialogue"](re.sub(r"\[[^\]]*\]", "", text))
 
 
+def as_spoken_without_the_name(passage, speeches):
+    return right["as_dialogue"](passage.text)
+
+
+def as_spoken_by_the_next(passage, speeches):
+    return right["as_spoken"](passage, [s._replace(body=s.start - 40) for s in speeches])
+
+
+def as_spoken_twice_named(passage, speeches):
+    shown = right["as_dialogue"](passage.text)
+    speaker = next((s.speaker for s in reversed(speeches) if s.start <= passage.start), "")
+    return f"{speaker}: {shown}" if speaker and shown[0] != "[" else shown
+
+
 def find_line_first(text, line):
     match = re.search(r"\s+".join(map(re.escape, line.split())), text)
     return match.span() if match else right["find_line"](text, line)
@@ -74,6 +88,9 @@ BUGS = [
     Bug("speeches", "ends at a stage direction", speeches_end_at_a_stage_direction),
     Bug("as_dialogue", "takes a song for a person", as_dialogue_of_songs),
     Bug("as_dialogue", "loses stage directions", as_dialogue_without_directions),
+    Bug("as_spoken", "leaves the name out", as_spoken_without_the_name),
+    Bug("as_spoken", "names the next speaker", as_spoken_by_the_next),
+    Bug("as_spoken", "names a speaker twice", as_spoken_twice_named),
     Bug("find_line", "takes the first of several", find_line_first),
     Bug("find_line", "takes signs for a pattern", find_line_as_pattern),
     Bug("holding", "counts any overlap", holding_any_part),
