@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from course_utils.exercises import Case, Exercise
+from course_utils.exercises import Case, Exercise, Statement
 from course_utils.inference import processors
 from course_utils.inference.processors import (
     repetition_penalty,
@@ -47,6 +47,23 @@ def _divided_too_late(logits: Tensor, temperature: float) -> Tensor:
     return logits.softmax(-1) / temperature
 
 
+def _divided_and_rescaled(logits: Tensor, temperature: float) -> Tensor:
+    divided = logits.softmax(-1) / temperature
+    return divided / divided.sum(-1, keepdim=True)
+
+
+def _power_not_rescaled(logits: Tensor, temperature: float) -> Tensor:
+    return logits.softmax(-1) ** (1 / temperature)
+
+
+def _exponentials(logits: Tensor, temperature: float) -> Tensor:
+    return (logits / temperature).exp()
+
+
+def _logarithms(logits: Tensor, temperature: float) -> Tensor:
+    return (logits / temperature).log_softmax(-1)
+
+
 def _without_softmax(logits: Tensor, temperature: float) -> Tensor:
     return logits / temperature
 
@@ -79,6 +96,10 @@ def _one_too_many(logits: Tensor, p: float) -> Tensor:
 def _unsorted(logits: Tensor, p: float) -> Tensor:
     mass = logits.softmax(-1)
     return torch.where(mass.cumsum(-1) - mass < p, logits, OUT)
+
+
+def _one_by_one(logits: Tensor, p: float) -> Tensor:
+    return torch.where(logits.softmax(-1) >= p, logits, OUT)
 
 
 def _in_sorted_order(logits: Tensor, p: float) -> Tensor:
@@ -156,6 +177,13 @@ EXERCISES = {
         mistakes={
             "the logits are multiplied by the temperature": _multiplied,
             "the probabilities are divided instead of the logits": _divided_too_late,
+            "the probabilities are divided and scaled back to a sum of one, which changes "
+            "nothing: divide the logits": _divided_and_rescaled,
+            "the probabilities are raised to the power of 1/T, but not scaled to a sum of one": (
+                _power_not_rescaled
+            ),
+            "e to the power of logit/T is not divided by the sum over all tokens": _exponentials,
+            "these are logarithms of probabilities": _logarithms,
             "the logits are not turned into probabilities": _without_softmax,
         },
     ),
@@ -182,6 +210,7 @@ EXERCISES = {
             "one token more than needed is kept": _one_too_many,
             "the probabilities are added up in vocabulary order, not sorted": _unsorted,
             "the kept logits stay in sorted order": _in_sorted_order,
+            "each probability is compared with p one by one, not their sum": _one_by_one,
         },
     ),
     "repetition_penalty": Exercise(
@@ -226,4 +255,42 @@ EXERCISES = {
             "the flat position is divided by the number of beams": _wrong_width,
         },
     ),
+}
+
+STATEMENTS = {
+    "settings": {
+        "a": Statement(
+            "Greedy decoding finds the likeliest text, because it takes the likeliest token.",
+            False,
+            "I6: exact search found likelier texts of four tokens after many of the prompts.",
+        ),
+        "b": Statement(
+            "Where one answer is right, the search for the likeliest is right more often than a "
+            "draw.",
+            True,
+            "I8b: on the same words, beam search against the exact chance of top-k 40.",
+        ),
+        "c": Statement(
+            "Beam search is more accurate than greedy decoding.",
+            False,
+            "Section 8 showed the two side by side: on 100 words the difference is smaller than "
+            "its interval. It may well be true; this run cannot say.",
+        ),
+        "d": Statement(
+            "A lower maximum length makes a model express itself more briefly.",
+            False,
+            "I4: the model is not told of it; the text is cut off.",
+        ),
+        "e": Statement(
+            "The repetition penalty forbids sequences that stood in the text before.",
+            False,
+            "I5a: it looks at single tokens, in any order. N-gram blocking is the other rule.",
+        ),
+        "f": Statement(
+            "Text by people is less predictable to a language model than what it writes itself.",
+            False,
+            "True of this model and these texts; GPT-2 Large was surprised less by people than by "
+            "its own samples (Holtzman et al. 2020).",
+        ),
+    }
 }

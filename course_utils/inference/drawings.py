@@ -38,6 +38,32 @@ def compare_distributions(
     show(figure)
 
 
+def surprise_and_repetition(
+    points: Mapping[str, tuple[float, float]], *, reference: str, title: str
+) -> None:
+    """Draw strategies by the surprise of their texts (nats per token) and by what they repeat.
+
+    `points[name]` is (surprise, share repeated); the one named `reference` is a grey star with
+    guide lines.
+    """
+    figure, axes = new_figure(width=8, height=4.6)
+    x0, y0 = points[reference]
+    axes.axvline(x0, color=GREY, lw=1.5, zorder=0)
+    axes.axhline(y0, color=GREY, lw=1.5, zorder=0)
+    for name, (x, y) in points.items():
+        own = name == reference
+        style = {"marker": "*", "ms": 16, "color": "#707070"} if own else {"marker": "o", "ms": 7}
+        axes.plot(x, y, ls="none", **({"color": PALETTE[0]} | style))
+        axes.annotate(
+            name, (x, y), (4, 6), textcoords="offset points", rotation=38, fontsize=9,
+            color="#505050" if own else PALETTE[0], weight="bold" if own else "normal",
+        )  # fmt: skip
+    axes.set_ylim(-0.03, 1.0)
+    axes.margins(x=0.12)
+    label(axes, title, "surprise (nats per token)", "share of 4-token sequences repeated")
+    show(figure)
+
+
 def token_trace(tokens: Sequence[str], values: Sequence[float], *, title: str, y: str) -> None:
     """Draw one dot per token of a text, on a logarithmic axis, with the tokens written below."""
     figure, axes = new_figure(width=max(6.4, 0.36 * len(tokens)), height=3.4)
@@ -89,7 +115,8 @@ def _branch(
     pruned = candidate.finish_reason == "pruned"
     best = tokens == winner[: len(tokens)]
     colour = PALETTE[3] if best else GREY if pruned else PALETTE[0]
-    start = x0 + (0.72 if x0 else 0)
+    parent = f"{text_of(tokens[-2])!r} {-9.9:.1f}" if x0 else ""
+    start = x0 + (0.034 * len(parent) + 0.03 if x0 else 0)  # where the parent's label ends
     axes.plot([start, x1 - 0.03], [y0, y1], color=colour, lw=2.5 if best else 1, zorder=1)
     text = f"{text_of(tokens[-1])!r} {candidate.logprob:.1f}"
     axes.text(
