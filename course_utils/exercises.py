@@ -4,6 +4,23 @@ A notebook's exercises are declared in a module of `course_utils.checks` as `EXE
 dictionary from name to `Exercise`; `check("09.top_p", fn)` finds them there. A solution is the
 package's own source. The wrong versions that name a learner's likely mistake are the ones that the
 tests plant.
+
+Where the learner writes a class, the exercise is a `ClassExercise`: a list of probes, each of which
+looks at one mechanism of whatever class it is given.
+
+    def start(cls):                                # one mechanism: B starts at zero
+        layer = cls(frozen_linear(), rank=2, alpha=4)
+        return layer(INPUTS)
+
+    EXERCISES = {"lora": ClassExercise(
+        reference=LoRALinear, hint="…", mistakes={"alpha is not divided by the rank": Unscaled},
+        probes=(Probe("it starts as the frozen layer", start), Probe("the update", update)))}
+
+What a probe returns for the learner's class is compared with what it returns for the reference: a
+number, tensor, text, list, or a dictionary of those, whose names say what differs. Probes are tried
+in their order, so each may use what those before it have shown to be right. A probe makes its own
+inputs, and sets weights by hand or draws them from a generator of its own: two classes may draw in
+another order.
 """
 
 from __future__ import annotations
@@ -46,6 +63,35 @@ class Exercise:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """One mechanism of a class: `look` takes a class and returns what it does, to be compared.
+
+    `mechanism` names it in the learner's words ("the update is scaled"); `why` is said when it is
+    wrong.
+    """
+
+    mechanism: str
+    look: Callable[[type], Any]
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class ClassExercise:
+    """An exercise whose answer is a class: a tested reference, and probes of its mechanisms.
+
+    `mistakes` maps a sentence about a likely mistake to a class that makes it, mostly a subclass of
+    the reference; the tests plant it there. Every mistake must be seen by a probe.
+    """
+
+    reference: type
+    hint: str
+    probes: tuple[Probe, ...]
+    mistakes: dict[str, type] = field(default_factory=dict)
+    solution: tuple[Callable, ...] = ()
+    atol: float = 1e-5
+
+
+@dataclass(frozen=True)
 class Statement:
     """A sentence to judge: whether the run supported it, and why (not)."""
 
@@ -55,10 +101,10 @@ class Statement:
 
 
 class NotAttempted(Exception):  # noqa: N818  it is not an error
-    """The function is still a stub."""
+    """The function or class is still a stub."""
 
 
-def find(id: str) -> Exercise:
+def find(id: str) -> Exercise | ClassExercise:
     """Return the exercise "09.top_p"; ValueError with the choices when there is none."""
     return _declared(id, "EXERCISES")
 
@@ -76,26 +122,38 @@ def _declared(id: str, table: str) -> Any:
 
 
 def check(id: str, attempt: Callable) -> None:
-    """Try the learner's function on the exercise's cases and show what came of it.
+    """Try the learner's function, or class, on the exercise's cases and show what came of it.
 
     Never raises for a wrong or unfinished attempt, so that a notebook runs on; ValueError for an
-    unknown id, TypeError when `attempt` cannot be called.
+    unknown id, TypeError when `attempt` cannot be called, or is no class where one is asked for.
     """
     exercise = find(id)
-    if not callable(attempt):
-        raise TypeError(f"check({id!r}, …) takes your function itself, without calling it")
+    _require_uncalled(id, exercise, attempt)
     try:
         problem = first_problem(exercise, attempt)
     except NotAttempted:
         return _show("○", f"{id}: not attempted yet. Fill in the stub and run this cell again.")
     if problem:
         return _show("✗", f"{id}: {problem}")
+    if isinstance(exercise, ClassExercise):
+        names = "; ".join(probe.mechanism for probe in exercise.probes)
+        return _show("✓", f"{id}: passed, {names}.")
     count = len(exercise.cases) + sum(1 for _ in exercise.inputs())
     return _show("✓", f"{id}: passed on {count} inputs.")
 
 
-def first_problem(exercise: Exercise, attempt: Callable) -> str | None:
+def _require_uncalled(id: str, exercise: Exercise | ClassExercise, attempt: Any) -> None:
+    """TypeError for what a function returned, or an object made from a class."""
+    if isinstance(exercise, ClassExercise) and not isinstance(attempt, type):
+        raise TypeError(f"check({id!r}, …) takes your class itself, without making an object")
+    if not callable(attempt):
+        raise TypeError(f"check({id!r}, …) takes your function itself, without calling it")
+
+
+def first_problem(exercise: Exercise | ClassExercise, attempt: Callable) -> str | None:
     """Return what is wrong with the first failing input, or None; raises NotAttempted."""
+    if isinstance(exercise, ClassExercise):
+        return _first_wrong_mechanism(exercise, attempt)
     for case in exercise.cases:
         if problem := _try(exercise, attempt, case.args, case.expected):
             return problem + (f"\n    {case.why}" if case.why else "")
@@ -131,6 +189,104 @@ def is_stub(function: Callable) -> bool:
     # What `...` compiles to in Python 3.11 to 3.14; any statement would add something to it.
     nothing = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}
     return {step.opname for step in dis.get_instructions(code)} <= nothing
+
+
+# ── classes: one mechanism at a time ────────────────────────────────────────────────────────────
+
+
+def _first_wrong_mechanism(exercise: ClassExercise, attempt: type) -> str | None:
+    """Say which mechanism is wrong, how, and which are right before it; raises NotAttempted."""
+    if is_stub_class(attempt):
+        raise NotAttempted
+    for i, probe in enumerate(exercise.probes):
+        if wrong := _probe(exercise, probe, attempt):
+            right = [f"right so far: {before.mechanism}" for before in exercise.probes[:i]]
+            lines = [f"wrong is this: {probe.mechanism}", *wrong, probe.why, *right]
+            return "\n    ".join(line for line in lines if line)
+    return None
+
+
+def _probe(exercise: ClassExercise, probe: Probe, attempt: type) -> list[str]:
+    """What is wrong with one mechanism of a class, a line each; [] when it is right."""
+    stubs = [f"`{name}` is still a stub" for name in _stub_methods(attempt)]
+    try:
+        got = probe.look(attempt)
+    except NotImplementedError:
+        return stubs or ["your class raised NotImplementedError"]
+    except Exception as error:
+        return [f"your class raised {type(error).__name__}: {error}", *stubs]
+    expected = probe.look(exercise.reference)
+    if not (wrong := _difference_by_name(got, expected, exercise.atol)):
+        return []
+    name, wrong = wrong
+    if name:
+        got, expected = got[name], expected[name]
+    likely = _likely_wrong_class(exercise, probe, got, name)
+    return [
+        f"expected {_brief(expected)}" + (f" for {name}" if name else ""),
+        f"got      {_brief(got)}",
+        wrong,
+        f"This is what comes out when {likely}." if likely else "",
+        *(stubs if got is None or got is ... else ()),
+        "A method returned None: is a `return` missing?" if got is None and not stubs else "",
+    ]
+
+
+def _difference_by_name(got: Any, expected: Any, atol: float) -> tuple[str, str] | None:
+    """The name of the first part that differs ("" where a probe returns one thing), and how."""
+    if not isinstance(expected, dict):
+        wrong = difference(got, expected, atol)
+        return ("", wrong) if wrong else None
+    if not isinstance(got, dict) or got.keys() != expected.keys():
+        return "", "it has other parts"
+    found = ((name, difference(got[name], expected[name], atol)) for name in expected)
+    return next(((name, wrong) for name, wrong in found if wrong), None)
+
+
+def _likely_wrong_class(exercise: ClassExercise, probe: Probe, got: Any, name: str) -> str | None:
+    for sentence, wrong in exercise.mistakes.items():
+        try:
+            there = probe.look(wrong)
+            if same(got, there[name] if name else there, exercise.atol):
+                return sentence
+        except Exception:  # a wrong version may well fail in this probe
+            continue
+    return None
+
+
+def is_stub_class(cls: type) -> bool:
+    """Whether a class has no method of its own that does something.
+
+    An `__init__` that only calls its parent's does nothing either.
+    """
+    return not (_own_methods(cls).keys() - set(_stub_methods(cls)))
+
+
+def _own_methods(cls: type) -> dict[str, Callable]:
+    """Name → function of the methods, properties and static methods that a class itself defines."""
+    found = {}
+    for name, value in vars(cls).items():
+        function = getattr(value, "fget", None) or getattr(value, "__func__", value)
+        if hasattr(function, "__code__"):
+            found[name] = function
+    return found
+
+
+def _stub_methods(cls: type) -> list[str]:
+    return [name for name, function in _own_methods(cls).items() if _is_unwritten(function)]
+
+
+def _is_unwritten(function: Callable) -> bool:
+    """A stub, one that says so by NotImplementedError, or nothing but super().__init__(…)."""
+    used, code = set(function.__code__.co_names), function.__code__
+    steps = {step.opname for step in dis.get_instructions(code)}
+    if used == {"NotImplementedError"}:
+        return "RAISE_VARARGS" in steps
+    only_super = used == {"super", "__init__"} and not any(s.startswith("STORE") for s in steps)
+    return only_super or is_stub(function)
+
+
+# ── what went wrong ─────────────────────────────────────────────────────────────────────────────
 
 
 def _advice(exercise: Exercise, args: tuple, got: Any) -> str:

@@ -9,7 +9,17 @@ import pytest
 import torch
 
 from course_utils import checks, exercises
-from course_utils.exercises import Case, Exercise, check, first_problem, hint, same, solution
+from course_utils.exercises import (
+    Case,
+    ClassExercise,
+    Exercise,
+    Probe,
+    check,
+    first_problem,
+    hint,
+    same,
+    solution,
+)
 
 
 def double(values):
@@ -221,8 +231,11 @@ def declared():
 def test_declared_exercise_accepts_its_reference_and_rejects_every_mistake(exercise):
     assert first_problem(exercise, exercise.reference) is None
     assert len(exercise.mistakes) >= 2
-    assert exercise.cases
-    assert sum(1 for _ in exercise.inputs()) >= 3
+    if isinstance(exercise, ClassExercise):
+        assert len(exercise.probes) >= 2
+    else:
+        assert exercise.cases
+        assert sum(1 for _ in exercise.inputs()) >= 3
     for sentence, wrong in exercise.mistakes.items():
         assert first_problem(exercise, wrong), f"the check accepts a function where {sentence}"
 
@@ -282,3 +295,233 @@ def test_judge_says_why_of_each(statements, capsys, letters, marks):
 def test_judge_of_a_letter_that_is_none(statements, capsys):
     exercises.judge("01.rain", "z")
     assert "no sentence 'z'; the letters are a, b" in capsys.readouterr().out
+
+
+# ── classes ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class Adapter:
+    """A number times x, and a correction a·b·alpha/rank to it, which can be merged into it."""
+
+    def __init__(self, weight, alpha, rank):
+        self.weight, self.scale = weight, alpha / rank
+        self.a, self.b = 1.0, 0.0
+
+    def forward(self, x):
+        return x * self.weight + x * self.a * self.b * self.scale
+
+    def merge(self):
+        return self.weight + self.a * self.b * self.scale
+
+    @property
+    def trained(self):
+        return ["a", "b"]
+
+
+class Unscaled(Adapter):
+    def forward(self, x):
+        return x * (self.weight + self.a * self.b)
+
+
+class StartsAtOne(Adapter):
+    def __init__(self, weight, alpha, rank):
+        super().__init__(weight, alpha, rank)
+        self.b = 1.0
+
+
+class MergesNothing(Adapter):
+    def merge(self):
+        return self.weight
+
+
+class TrainsAll(Adapter):
+    @property
+    def trained(self):
+        return ["a", "b", "weight"]
+
+
+def start(cls):
+    return cls(3.0, 4, 2).forward(5.0)
+
+
+def update(cls):
+    layer = cls(3.0, 4, 2)
+    layer.a, layer.b = 0.5, 0.25
+    return {"output": torch.tensor([layer.forward(x) for x in (1.0, 2.0)]), "of nothing": 0.0}
+
+
+def merged(cls):
+    layer = cls(3.0, 4, 2)
+    layer.a, layer.b = 0.5, 0.25
+    return layer.merge()
+
+
+PROBES = (
+    Probe("it starts as the frozen weight", start, why="So that training starts where it ended."),
+    Probe("the update", update),
+    Probe("merging", merged),
+    Probe("what is trained", lambda cls: cls(1.0, 1, 1).trained),
+)
+MISTAKES = {
+    "alpha is not divided by the rank": Unscaled,
+    "B does not start at zero": StartsAtOne,
+    "merging forgets the update": MergesNothing,
+    "the frozen weight is trained": TrainsAll,
+}
+ADAPTER = ClassExercise(Adapter, "Two small factors.", PROBES, MISTAKES)
+
+
+@pytest.fixture
+def adapter(monkeypatch):
+    monkeypatch.setattr(exercises, "find", lambda id: ADAPTER)
+
+
+def test_a_class_that_is_right_passes_and_its_mechanisms_are_named(adapter, capsys):
+    check("07.lora", Adapter)
+    assert capsys.readouterr().out == (
+        "✓ 07.lora: passed, it starts as the frozen weight; the update; merging; what is trained.\n"
+    )
+
+
+@pytest.mark.parametrize("sentence", MISTAKES)
+def test_a_classs_mistake_is_found_in_its_own_mechanism(adapter, sentence, capsys):
+    check("07.lora", MISTAKES[sentence])
+    out = capsys.readouterr().out
+    assert f"This is what comes out when {sentence}." in out
+    place = {
+        "alpha": "the update",
+        "B": "it starts",
+        "merging": "merging",
+        "the": "what is trained",
+    }
+    assert out.startswith(f"✗ 07.lora: wrong is this: {place[sentence.split()[0]]}")
+
+
+def test_a_wrong_mechanism_says_what_differs_why_and_what_is_right_before_it(adapter, capsys):
+    check("07.lora", Unscaled)
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "expected [3.25, 6.5] for output" in lines
+    assert "got      [3.125, 6.25]" in lines
+    assert "most at [1], off by 0.25" in lines
+    assert "right so far: it starts as the frozen weight" in lines
+    assert not any("merging" in line for line in lines)
+    check("07.lora", StartsAtOne)
+    out = capsys.readouterr().out
+    assert "So that training starts where it ended." in out
+    assert "right so far" not in out
+
+
+class Stub:
+    """Nothing yet."""
+
+    def __init__(self, weight, alpha, rank):
+        super().__init__()
+
+    def forward(self, x): ...
+
+    @property
+    def trained(self):
+        """What is trained."""
+
+    def merge(self):
+        raise NotImplementedError
+
+
+class Empty:
+    pass
+
+
+class StubOfAModule(torch.nn.Module):
+    def __init__(self, base, rank):
+        super().__init__()
+
+    def forward(self, x):
+        pass
+
+
+@pytest.mark.parametrize("stub", [Stub, Empty, StubOfAModule])
+def test_a_class_without_a_method_that_does_something_is_not_attempted(adapter, stub, capsys):
+    assert exercises.is_stub_class(stub)
+    check("07.lora", stub)
+    assert "not attempted yet" in capsys.readouterr().out
+
+
+class Raises(Adapter):
+    def merge(self):
+        raise NotImplementedError
+
+    def forward(self, x):
+        return super().forward(x)
+
+
+class ForgetsReturn(Adapter):
+    def merge(self):
+        self.weight += 1
+
+
+class OnlyAProperty:
+    @property
+    def trained(self):
+        return ["a"]
+
+
+class OnlyAStaticMethod:
+    @staticmethod
+    def double(x):
+        return 2 * x
+
+
+@pytest.mark.parametrize("cls", [OnlyAProperty, OnlyAStaticMethod, Adapter, StartsAtOne])
+def test_a_class_that_does_something_is_no_stub(cls):
+    assert not exercises.is_stub_class(cls)
+
+
+class Breaks(Adapter):
+    def merge(self):
+        return self.nothing
+
+
+@pytest.mark.parametrize(
+    ("attempt", "words"),
+    [
+        (Raises, "`merge` is still a stub"),
+        (ForgetsReturn, "A method returned None: is a `return` missing?"),
+        (Breaks, "your class raised AttributeError: 'Breaks' object has no attribute 'nothing'"),
+    ],
+)
+def test_an_unfinished_class_says_where_it_stands(adapter, attempt, words, capsys):
+    check("07.lora", attempt)
+    out = capsys.readouterr().out
+    assert out.startswith("✗ 07.lora: wrong is this: merging")
+    assert words in out
+    assert out.count("right so far") == 2
+
+
+def test_a_class_one_of_whose_methods_is_a_stub_is_attempted(adapter, capsys):
+    class Half(Adapter):
+        def forward(self, x):
+            return super().forward(x)
+
+        def merge(self): ...
+
+    assert not exercises.is_stub_class(Half)
+    check("07.lora", Half)
+    assert "`merge` is still a stub" in capsys.readouterr().out
+
+
+def test_parts_that_are_not_there_are_named(adapter):
+    probe = Probe("the parts", lambda cls: {"a": 1} if cls is Adapter else {"b": 1})
+    exercise = ClassExercise(Adapter, "", (probe,))
+    assert "it has other parts" in first_problem(exercise, Breaks)
+
+
+def test_an_object_in_place_of_its_class(adapter):
+    for attempt in (Adapter(1.0, 1, 1), torch.nn.Linear(1, 1), 3):
+        with pytest.raises(TypeError, match="takes your class itself"):
+            check("07.lora", attempt)
+
+
+def test_a_class_is_shown_as_a_solution(adapter, shown, monkeypatch):
+    monkeypatch.setattr("IPython.display.display", lambda data, **_: shown.append(data))
+    solution("07.lora")
+    assert "correction" in shown[0]["text/html"]

@@ -67,9 +67,13 @@ def home_of(exercise: Any) -> str:
 def mistakes(exercise: Any, tests: str = "") -> list[Bug]:
     """An exercise's mistakes as bugs of its reference: each is written once, in the exercise."""
     right = exercise.reference
-    return [
-        Bug(right.__name__, f"has it that {sentence}", refusing(right, wrong), tests)
+    versions = {
+        sentence: wrong if isinstance(wrong, type) else refusing(right, wrong)
         for sentence, wrong in exercise.mistakes.items()
+    }
+    return [
+        Bug(right.__name__, f"has it that {sentence}", wrong, tests)
+        for sentence, wrong in versions.items()
     ]
 
 
