@@ -11,12 +11,15 @@ import types
 from importlib.metadata import version
 from pathlib import Path
 
+import layout
 import nbformat
+import prose
 import pytest
 import toy_course
 from click.testing import CliRunner, Result
 from toy_course import COST, PARAMETERS
 
+from course_utils import exercises
 from course_utils.assets import cache
 from course_utils.cli import main
 from course_utils.runner import doctor, notebooks, opening, readme
@@ -253,11 +256,41 @@ def test_a_new_notebook_has_the_standard_cells(fresh: Path) -> None:
     for tag in ("badge", "cost", "bootstrap", "parameters"):
         assert notebooks.tagged(notebook, tag), tag
     assert run("badges", "--check").exit_code == 0
-    config = toy_course.ROOT / "pyproject.toml"
+    config = ["--config", str(toy_course.ROOT / "pyproject.toml")]
+    ours = ["--config", 'lint.isort.known-first-party = ["course_utils"]']
     ruff = [sys.executable, "-m", "ruff"]
     for check in (["check"], ["format", "--check"]):
-        done = subprocess.run([*ruff, *check, "--config", str(config), str(path)], check=False)
+        done = subprocess.run([*ruff, *check, *config, *ours, str(path)], check=False)
         assert done.returncode == 0
+
+
+def test_a_new_notebook_is_in_the_form_of_the_house(fresh: Path) -> None:
+    run("new", "17_new_topic")
+    notebook = notebooks.load(fresh / "notebooks" / "17_new_topic.ipynb")
+    assert layout.faults(notebook) == []
+    assert prose.homeless(notebook) == []
+    assert not layout.is_first_edition(notebook)
+    texts = [notebooks.source_of(cell) for cell in notebook["cells"]]
+    order = ["What you now know", "claims_table()", "## Exercises", "## Further reading"]
+    places = [next(i for i, text in enumerate(texts) if part in text) for part in order]
+    assert places == sorted(places)
+
+
+def test_a_new_notebook_runs_once_its_exercises_are_declared(
+    fresh: Path, monkeypatch, capsys, shown
+) -> None:
+    run("new", "17_new_topic")
+    exercise = exercises.Exercise(lambda pairs, limit: 0.0, "Add up.", (exercises.Case((1, 2), 0),))
+    declared = {"share_below": exercise, "sentences": {"a": exercises.Statement("A.", True, "b")}}
+    monkeypatch.setattr(exercises, "_declared", lambda id, table: declared[id.removeprefix("17.")])
+    monkeypatch.setattr(exercises, "solution", lambda id: None)  # it reads the source's file
+    monkeypatch.setenv("COURSE_STRICT", "1")
+    namespace: dict = {}
+    for cell in notebooks.code_cells(notebooks.load(fresh / "notebooks" / "17_new_topic.ipynb")):
+        exec(notebooks.source_of(cell), namespace)
+    said = capsys.readouterr().out
+    assert [line[0] for line in said.splitlines()] == ["○", "○", "○", " ", "○"]
+    assert any("X1" in str(getattr(output, "data", output)) for output in shown)
 
 
 @pytest.mark.parametrize(

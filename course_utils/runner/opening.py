@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from course_utils.runner import canonical, notebooks, outputs
+from course_utils.runner import canonical, notebooks, outputs, scaffold
 
 # Naming the installed versions keeps pip from replacing them; a second run finds the package.
 BOOTSTRAP = """\
@@ -24,44 +24,6 @@ if "google.colab" in sys.modules and not importlib.util.find_spec("course_utils"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", course, *keep], check=True)
     importlib.invalidate_caches()
 """
-# Below the parameters of every notebook: what the brackets and the boxes mean.
-STANDARD = """\
-`PROFILE` chooses the size of the experiments and `SEED` the random numbers. Numbers between ⟨ and
-⟩ depend on the machine or on floating-point arithmetic; every other text comes out exactly as
-printed.
-
-Boxes with a coloured edge are **claims**: a sentence, what this very run measured, where its test
-must come out true, and a *null*, a world in which it must come out false. An amber edge says that
-it did not come out in this run, and how often it does; the notebook goes on. Where course notes
-have a sentence of their own, the verdict is on that one: it *holds*, *holds if* a condition is
-met, is *corrected*, or stays *undecided here*.
-"""
-# The cells between them in a new notebook: kind, id, whether the id is a tag, text.
-SCAFFOLD = (
-    (
-        "markdown",
-        "title",
-        False,
-        "# {title}\n\n*Which question does this notebook answer?*\n\n"
-        "**You will be able to** … (three to five verbs)\n\n"
-        '**Before this** … (links) · **Hardware** two CPU cores; a GPU for `PROFILE = "gpu"`',
-    ),
-    ("markdown", "cost", True, "**Cost** is written here by `course record`."),
-    ("code", "parameters", True, 'PROFILE = "cpu"\nSEED = 0'),
-    (
-        "code",
-        "setup",
-        False,
-        "from course_utils.claims import claims_table\n"
-        "from course_utils.profiles import for_profile, seed_everything\n\n"
-        "budget = for_profile(PROFILE, cpu=dict(steps=300), gpu=dict(steps=20_000))\n"
-        "generator = seed_everything(SEED)",
-    ),
-    ("markdown", "measured", False, "## What was measured"),
-    ("code", "claims", False, "claims_table()"),
-    ("markdown", "exercises", False, "## Exercises"),
-    ("markdown", "reading", False, "## Further reading"),
-)
 NAME = re.compile(r"\d\d_[a-z0-9_]+")
 
 
@@ -116,7 +78,7 @@ def refresh(root: Path) -> list[Path]:
 
 
 def create(name: str, root: Path) -> Path:
-    """Write a new notebook with the standard opening and closing cells, and return its path.
+    """Write a new notebook with the standard cells, and return its path.
 
     Raises UsageError for a name that is not like 17_new_topic, or that is taken.
     """
@@ -129,7 +91,8 @@ def create(name: str, root: Path) -> Path:
     if taken:
         raise notebooks.UsageError(f"number {name[:2]} is taken by {taken[0]}; take another")
     title = name[3:].replace("_", " ").capitalize()
-    cells = [new_cell(kind, id, text.format(title=title), tag) for kind, id, tag, text in SCAFFOLD]
+    standard = scaffold.cells(name[:2], title)
+    cells = [new_cell(kind, id, text, tagged) for kind, id, tagged, text in standard]
     empty = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     fresh = with_opening(empty, path.name, notebooks.repository(root))
     outputs.store(canonical.canonical(fresh), path)

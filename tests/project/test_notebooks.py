@@ -14,7 +14,7 @@ import pytest
 import toy_course
 from toy_course import ROOT
 
-from course_utils.runner import notebooks, opening
+from course_utils.runner import notebooks, scaffold
 
 PATHS = notebooks.all_notebooks(ROOT)
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -45,7 +45,7 @@ CALLS = "check('00.a', a)", "check('00.b', b)", "predict('How many?', ..., 3)", 
 GOOD = (
     "# A title",
     toy_course.PARAMETERS,
-    ("standard", f"**Below.** {opening.STANDARD}"),
+    ("standard", f"**Below.** {scaffold.STANDARD}"),
     *(part for call in CALLS for part in (call, "**A sentence.**")),
 )
 

@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from course_utils.runner import opening
+from course_utils.runner import scaffold
 from course_utils.runner.notebooks import ADDED_TAGS, code_cells, source_of, tags_of
 from course_utils.runner.reach import parse
 
@@ -67,7 +67,7 @@ def _standard_paragraph(notebook: dict) -> Iterator[str]:
     cells = notebook["cells"]
     place = next((i for i, c in enumerate(cells) if "parameters" in tags_of(c)), len(cells))
     below = next((c for c in cells[place + 1 :] if c["cell_type"] == "markdown"), None)
-    if below is None or _words(opening.STANDARD) not in _words(source_of(below)):
+    if below is None or _words(scaffold.STANDARD) not in _words(source_of(below)):
         yield "the standard paragraph does not stand, word for word, below the parameters"
 
 
