@@ -1,4 +1,4 @@
-"""The memory probe: many small recurrent nets, trained side by side. Notebooks 01 and 02.
+"""The memory probe: many small nets, trained side by side. Notebooks 01 and 02.
 
 One of some symbols comes first, then distractors; which symbol was it? A sentence about networks
 needs many of them, so all nets of a kind learn at once, each with weights and batches of its own.
@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from course_utils.architectures.attention import attention_weights
 from course_utils.architectures.cells import GATES, STEPS, coupled_lstm_step, hidden_of
 from course_utils.architectures.gradient_flow import gradient_flow, recall_batch
+from course_utils.architectures.positions import sinusoidal_positions
 from course_utils.architectures.recurrent import Recurrent, set_forget_bias
 
 KINDS = {**STEPS, "coupled": coupled_lstm_step}
@@ -45,12 +47,43 @@ class ProbeNet(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids (B, T) -> logits of the first symbol (B, n_symbols), read off the last state."""
-        x = self.embedding(ids)
-        h = x.new_zeros(len(ids), self.weights[1].shape[1])
+        return self.read(self.embedding(ids))
+
+    def read(self, x: Tensor) -> Tensor:
+        """Tokens as vectors x (B, T, D) -> logits (B, n_symbols)."""
+        h = x.new_zeros(len(x), self.weights[1].shape[1])
         state = h if GATES.get(self.kind, 4) < 4 else (h, h)
         for x_t in x.unbind(dim=1):
             state = KINDS[self.kind](x_t, state, *self.weights)
         return self.out(hidden_of(state))
+
+
+class LookingNet(nn.Module):
+    """An embedding, one head of attention and a linear layer: the last token looks at all, once.
+
+    With `places`, sinusoidal positions are added to the tokens; without them it cannot tell where
+    a token stands.
+    """
+
+    def __init__(self, n_symbols: int, d_model: int = 32, places: bool = True) -> None:
+        super().__init__()
+        self.places = places
+        self.embedding = nn.Embedding(2 * n_symbols, d_model)
+        self.query = nn.Linear(d_model, d_model)
+        self.key = nn.Linear(d_model, d_model)
+        self.value = nn.Linear(d_model, d_model)
+        self.out = nn.Linear(d_model, n_symbols)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids (B, T) -> logits of the first symbol (B, n_symbols)."""
+        return self.read(self.embedding(ids))
+
+    def read(self, x: Tensor) -> Tensor:
+        """Tokens as vectors x (B, T, D) -> logits (B, n_symbols)."""
+        if self.places:
+            x = x + sinusoidal_positions(*x.shape[-2:]).to(x)
+        weights = attention_weights(self.query(x[:, -1:]), self.key(x))  # (B, 1, T)
+        return self.out((weights @ self.value(x))[:, 0])
 
 
 class Trained(NamedTuple):
@@ -61,7 +94,7 @@ class Trained(NamedTuple):
 
 
 def train_probes(
-    nets: Sequence[ProbeNet],
+    nets: Sequence[ProbeNet | LookingNet],
     delay: int,
     *,
     steps: int,
@@ -71,11 +104,13 @@ def train_probes(
     max_norm: float = 1.0,
     watch: Callable[[ProbeNet], float] | None = None,
     every: int = 50,
+    make: Callable[..., tuple[Tensor, Tensor]] = recall_batch,
 ) -> Trained:
     """Teach every net the probe over `delay` distractors, and ask each for 512 fresh symbols.
 
     Adam; each net has batches of its own and its own gradient clipped. `watch` is asked of each net
-    before the first step, after every `every` steps and at the end. Raises ValueError without nets.
+    before the first step, after every `every` steps and at the end. `make` draws the sequences, as
+    `recall_batch` does. Raises ValueError without nets.
     """
     if not nets:
         raise ValueError("there is no net to train; give at least one")
@@ -93,7 +128,7 @@ def train_probes(
 
     for step in range(steps):
         look(step)
-        ids, targets = _draw(batch, delay, symbols, generators)
+        ids, targets = _draw(batch, delay, symbols, generators, make)
         loss = F.cross_entropy(run(weights, ids).flatten(0, 1), targets.flatten())
         optimizer.zero_grad()
         (loss * len(nets)).backward()  # the mean over nets, times nets: each has its own loss
@@ -101,17 +136,35 @@ def train_probes(
         optimizer.step()
     _put_back(weights, nets)
     look(steps)
-    ids, targets = _draw(512, delay, symbols, generators)
+    ids, targets = _draw(512, delay, symbols, generators, make)
     with torch.no_grad():
         right = run(weights, ids).argmax(dim=-1) == targets  # (N, 512)
     return Trained(right.float().mean(dim=1).tolist(), watched)
 
 
+def any_symbols_batch(
+    batch: int, delay: int, n_symbols: int, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """The probe of place: the first of `delay` + 1 symbols, which all look alike.
+
+    Returns ids (batch, delay + 1) from 0 … n − 1, and the first ids (batch,).
+
+    >>> any_symbols_batch(1, 3, 4, torch.Generator().manual_seed(0))
+    (tensor([[0, 3, 1, 0]]), tensor([0]))
+    """
+    ids = torch.randint(n_symbols, (batch, delay + 1), generator=generator)
+    return ids, ids[:, 0].clone()
+
+
 def _draw(
-    batch: int, delay: int, symbols: int, generators: Sequence[torch.Generator]
+    batch: int,
+    delay: int,
+    symbols: int,
+    generators: Sequence[torch.Generator],
+    make: Callable[..., tuple[Tensor, Tensor]],
 ) -> tuple[Tensor, Tensor]:
     """Ids (N, B, T) and first symbols (N, B), each net's from its own generator."""
-    batches = [recall_batch(batch, delay, symbols, generator) for generator in generators]
+    batches = [make(batch, delay, symbols, generator) for generator in generators]
     return torch.stack([ids for ids, _ in batches]), torch.stack([t for _, t in batches])
 
 

@@ -7,13 +7,20 @@ import torch
 import torch.nn.functional as F
 
 from course_utils.architectures import cells, probes
+from course_utils.architectures.attention import MultiHeadAttention
 from course_utils.architectures.gradient_flow import (
     chain_length,
     clip_gradients,
     gradient_flow,
     recall_batch,
 )
-from course_utils.architectures.probes import ProbeNet, train_probes
+from course_utils.architectures.positions import sinusoidal_positions
+from course_utils.architectures.probes import (
+    LookingNet,
+    ProbeNet,
+    any_symbols_batch,
+    train_probes,
+)
 from course_utils.architectures.recurrent import Recurrent
 
 
@@ -91,6 +98,42 @@ def test_flow_is_that_after_the_first_symbol(kind, part):
 def test_a_forget_bias_is_the_sum_of_both_vectors():
     (net,) = fresh(1, "lstm", forget_bias=3.0)
     assert torch.equal((net.weights[2] + net.weights[3]).chunk(4)[1], torch.full((6,), 3.0))
+
+
+@pytest.mark.parametrize("places", [True, False])
+def test_a_looking_net_is_one_head_whose_last_token_looks(places):
+    torch.manual_seed(0)
+    net, layer = LookingNet(3, 6, places=places), MultiHeadAttention(6, n_heads=1)
+    for name in ("query", "key", "value"):
+        getattr(layer, name).load_state_dict(getattr(net, name).state_dict())
+    layer.out.load_state_dict({"weight": torch.eye(6), "bias": torch.zeros(6)})
+    ids = torch.randint(6, (4, 5))
+    x = net.embedding(ids) + places * sinusoidal_positions(5, 6)
+    expected = net.out(layer(x[:, -1:], layer.keys_values(x))[:, 0])
+    torch.testing.assert_close(net(ids), expected)
+
+
+def test_without_places_a_looking_net_cannot_tell_the_order_of_what_it_has_read():
+    torch.manual_seed(0)
+    ids = torch.tensor([[0, 4, 5, 3]])
+    other = torch.tensor([[4, 0, 5, 3]])  # the last token, which asks, stays
+    for places, alike in ((False, True), (True, False)):
+        net = LookingNet(3, 6, places=places)
+        assert torch.allclose(net(ids), net(other), atol=1e-6) == alike
+
+
+def test_nets_that_look_are_trained_as_the_others_and_on_sequences_of_any_kind():
+    torch.manual_seed(0)
+    nets = [LookingNet(3, 8) for _ in range(2)]
+    found = train_probes(nets, 3, steps=150, seed=0, lr=2e-2, make=any_symbols_batch)
+    assert min(found.recalled) > 0.9
+
+
+def test_any_symbols_are_of_one_kind_and_the_first_is_asked_for():
+    ids, first = any_symbols_batch(50, 6, 4, torch.Generator().manual_seed(0))
+    assert ids.shape == (50, 7)
+    assert set(ids.flatten().tolist()) == {0, 1, 2, 3}
+    assert torch.equal(ids[:, 0], first)
 
 
 def test_bad_input():

@@ -15,10 +15,15 @@ def clip_all_together(stacked, max_norm):
         grad.mul_((max_norm / norm).clamp(max=1.0))
 
 
-def draw_one_for_all(batch, delay, symbols, generators):
-    ids, targets = right["recall_batch"](batch, delay, symbols, generators[0])
+def draw_one_for_all(batch, delay, symbols, generators, make):
+    ids, targets = make(batch, delay, symbols, generators[0])
     n = len(generators)
     return ids.expand(n, *ids.shape), targets.expand(n, *targets.shape)
+
+
+def ask_for_the_last(batch, delay, n_symbols, generator=None):
+    ids = torch.randint(n_symbols, (batch, delay + 1), generator=generator)
+    return ids, ids[:, -1].clone()
 
 
 def put_back_nothing(weights, nets):
@@ -37,6 +42,7 @@ def flow_from_before_the_symbol(net, delay, seed=0):
 BUGS = [
     Bug("_clip_each", "clips all nets by one norm", clip_all_together, tests="side_by_side"),
     Bug("_draw", "gives all nets one batch", draw_one_for_all, tests="side_by_side"),
+    Bug("any_symbols_batch", "asks for the last", ask_for_the_last, tests="any_symbols"),
     Bug("_put_back", "leaves the nets untrained", put_back_nothing, tests="side_by_side"),
     Bug("flow", "starts before the symbol", flow_from_before_the_symbol),
 ]
