@@ -3,8 +3,8 @@
 A number in a markdown cell has a home when it is *printed* by a cell of the notebook or stands in
 its code, when its sentence *cites* a source, or when the sentence *works it out* (the sum is done
 again). Not asked for: code and formulas, numbers inside words ("GPT-2", "32-bit"), years, versions,
-the numbers of sections and exercises and their minutes, 0, 1 and 2, and what is only supposed
-("Say the model gives 0.6", "By hand: …").
+the numbers of sections and exercises and their minutes, 0, 1 and 2, and what states nothing:
+questions, invitations ("Try 40"), suppositions ("Say the model gives 0.6", "By hand: …").
 """
 
 from __future__ import annotations
@@ -39,9 +39,14 @@ BEFORE = re.compile(
 )
 AFTER = re.compile(r"[ \u00a0]?(min\b|minutes?\b|★)")
 SUPPOSED = re.compile(
+    r"\?[”\"’)*_]*$|^(try|set|change|replace|raise|lower|turn)\b|"
     r"(^|[;:,(] ?)(say|suppose|imagine|assume|take|let)\b|"
     r"\b(by hand|for example|for instance|e\.g\.|such as)",
     re.IGNORECASE,
+)
+AUTHOR = re.compile(
+    r"([A-Z][\w’'-]+)(?:, [A-Z][\w’'-]+)*(?: et al\.| (?:&|and) ([A-Z][\w’'-]+))?,? "
+    r"\((?:1[6-9]|20)\d\d"
 )
 CITED = re.compile(
     r"\]\((?!#)[^)]+\)|https?://|arXiv|doi|"
@@ -92,12 +97,24 @@ def asked(sentence: str) -> Iterator[re.Match]:
 
 
 class Homes:
-    """The numbers that a notebook's cells print, and those in its code."""
+    """The numbers that a notebook's cells print, those in its code, and whom it cites."""
 
     def __init__(self, notebook: dict) -> None:
         self.texts = [source_of(cell) for cell in code_cells(notebook)]
         for cell in code_cells(notebook):
             self.texts += _printed(cell["outputs"])
+        markdown = (c for c in notebook["cells"] if c["cell_type"] == "markdown")
+        self.prose = "\n".join(map(source_of, markdown))
+
+    @cached_property
+    def authors(self) -> set[str]:
+        """Whoever is cited with a year somewhere in the notebook, and may be named without it."""
+        return {name for pair in AUTHOR.findall(self.prose) for name in pair if name}
+
+    def cites(self, sentence: str) -> bool:
+        """Whether a sentence names its source: a link, an author and year, or a cited author."""
+        names = re.findall(r"[A-Z][\w-]+", sentence)
+        return bool(CITED.search(sentence)) or not self.authors.isdisjoint(names)
 
     @cached_property
     def values(self) -> set[tuple[str, bool]]:
@@ -229,7 +246,7 @@ def of_sentence(sentence: str, homes: Homes) -> list[Complaint]:
     """The complaints about one sentence."""
     done, wrong = worked_out(sentence)
     complaints = [Complaint("a sum", sentence, each) for each in wrong]
-    if CITED.search(sentence) or SUPPOSED.search(sentence):
+    if homes.cites(sentence) or SUPPOSED.search(sentence):
         return complaints
     free = {found["digits"] for found in NUMBER.finditer(done)}
     return complaints + [
