@@ -2,9 +2,9 @@
 
 Hashed are the code cells and, of the package, the definitions that they reach (see `reach`): the
 code alone of most, comments and docstrings too of those that the notebook shows. Code that only
-shows (claims, plots, drawings, …) is followed but not hashed, nor is the code that fetches: what it
-fetches is known by its hash. A data set, a checkpoint or an asset counts when its name is a text in
-what is reached.
+shows (boxes, plots, feedback on exercises, …) is followed but not hashed, nor is the code that
+fetches: what it fetches is known by its hash. A data set, a checkpoint or an asset counts when its
+name is a text in what is reached.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from course_utils.checks import MODULES
@@ -21,7 +22,14 @@ from course_utils.runner import reach
 from course_utils.runner.notebooks import code_cells, source_of, tags_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
-DISPLAY = {"claims.py", "plots.py", "showing.py", "drawings.py"}
+DISPLAY = {
+    "claims.py",
+    "evidence/box.py",
+    "evidence/records.py",
+    "exercises.py",
+    "plots.py",
+    "showing.py",
+}  # beside the drawings.py of each part
 DESCRIPTIVE = {"description", "licence", "citation", "source"}  # of an asset; they change no number
 
 
@@ -52,8 +60,12 @@ def fingerprint(
 
 def run_key(notebook: dict, name: str, parameters: dict) -> str:
     """Hash what a run's outputs depend on: the fingerprint, what shows them, and the parameters."""
-    text = fingerprint(notebook, name, display=True)
-    text += json.dumps(parameters, sort_keys=True, default=repr)
+    return key_of(fingerprint(notebook, name, display=True), parameters)
+
+
+def key_of(shown: str, parameters: dict) -> str:
+    """`run_key` of a notebook whose fingerprint with what shows its outputs is known: `shown`."""
+    text = shown + json.dumps(parameters, sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -71,13 +83,13 @@ def _counts(path: Path, package: Path, display: bool) -> bool:
     place = path.relative_to(package).as_posix()
     if place.startswith("assets/") or place == "checks/__init__.py":  # the table grows
         return False
-    return display or path.name not in DISPLAY
+    return display or not (place in DISPLAY or path.name == "drawings.py")
 
 
 def _data(sources: list[str], reached: list[reach.Definition], package: Path) -> Iterator[bytes]:
     """Names and contents of the course's own data that are named, and of the assets' entries."""
     words = {word for source in sources for word in _words(reach.parse(source))}
-    words |= {word for each in reached for word in _words(ast.parse(reach.text_of(each, package)))}
+    words |= {word for each in reached for word in _words_of(reach.text_of(each, package))}
     data = package / "_data" if (package / "_data").is_dir() else package.parent / "data"
     for folder in sorted([*data.glob("*"), *data.glob("checkpoints/*")]):
         if folder.name in words - {"checkpoints"}:
@@ -97,6 +109,11 @@ def _assets(catalogue: Path) -> dict[str, dict]:
         name: {key: value for key, value in table.items() if key not in DESCRIPTIVE}
         for name, table in sorted(tables.items())
     }
+
+
+@cache
+def _words_of(text: str) -> frozenset[str]:
+    return frozenset(_words(ast.parse(text)))
 
 
 def _words(tree: ast.AST) -> Iterator[str]:

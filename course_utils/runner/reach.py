@@ -12,7 +12,7 @@ import io
 import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -267,6 +267,7 @@ def _first_line(statement: ast.stmt) -> int:
     return min([statement.lineno, *(each.lineno for each in decorators)])
 
 
+@cache
 def code_of(text: str) -> str:
     """Drop comments, docstrings and empty lines: what changes nothing that is computed."""
     lines: list[str] = text.splitlines(keepends=True)

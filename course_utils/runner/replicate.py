@@ -17,7 +17,7 @@ from rich.table import Table
 
 from course_utils.runner import display, execution, notebooks, outputs, progress, records, results
 from course_utils.runner.execution import TIME_LIMITS, machine
-from course_utils.runner.fingerprint import fingerprint, run_key
+from course_utils.runner.fingerprint import fingerprint, key_of
 
 # What makes the libraries under a kernel compute as they would on another machine.
 INSTRUCTION_SETS: dict[str, dict[str, str]] = {
@@ -42,6 +42,25 @@ class Run:
 
     seed: int
     isa: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A notebook as it is when its runs begin, read once: all of them are of this code.
+
+    `code` is its fingerprint, `shown` the one with what only shows outputs.
+    """
+
+    path: Path
+    notebook: dict
+    code: str
+    shown: str
+
+    @classmethod
+    def of(cls, path: Path) -> Source:
+        notebook = notebooks.load(path)
+        code, shown = (fingerprint(notebook, path.stem, display=each) for each in (False, True))
+        return cls(path, notebook, code, shown)
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -126,13 +145,14 @@ def replicate(
             folder = root / "runs" / "replications" / path.stem
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
+                source = Source.of(path)
                 chosen = seeds if seeds is not None else range(runs or records.RUNS)
-                done = _executed(path, folder, plan(chosen, isas), jobs, console)
-                record = _record(path, done)
+                done = _executed(source, folder, plan(chosen, isas), jobs, console)
+                record = _record(source, done)
                 if seeds is None and runs is None and _failed_once(record):
                     more = plan(range(records.RUNS_AFTER_A_FAILURE), isas)
-                    done = _executed(path, folder, more, jobs, console)
-                    record = _record(path, done)
+                    done = _executed(source, folder, more, jobs, console)
+                    record = _record(source, done)
             if interrupts.signum:
                 return 128 + interrupts.signum
             _store(record, records.file_of(root, path.stem))
@@ -142,11 +162,10 @@ def replicate(
 
 
 def _executed(
-    path: Path, folder: Path, runs: Sequence[Run], jobs: int, console: Console
+    source: Source, folder: Path, runs: Sequence[Run], jobs: int, console: Console
 ) -> list[tuple[Run, results.Result]]:
     """Execute the runs that are not there yet; return all of them with their results."""
-    notebook = notebooks.load(path)
-    plan_ = {run: _job(path, notebook, folder, run) for run in runs}
+    plan_ = {run: _job(source, folder, run) for run in runs}
     done = {run: results.kept(job.name, job.output, job.key) for run, job in plan_.items()}
     todo = [run for run in runs if done[run] is None]
     with progress.progress_for(console, len(todo)) as shown:
@@ -155,28 +174,27 @@ def _executed(
     return [(run, done[run]) for run in runs]
 
 
-def _job(path: Path, notebook: dict, folder: Path, run: Run) -> execution.Job:
-    declared = notebooks.parameters_of(notebook)
+def _job(source: Source, folder: Path, run: Run) -> execution.Job:
+    declared = notebooks.parameters_of(source.notebook)
     parameters = {"PROFILE": "cpu", "SEED": run.seed}
     parameters = {name: value for name, value in parameters.items() if name in declared}
     environment = dict.fromkeys(execution.THREAD_VARIABLES, "1")
     environment |= {"COURSE_STRICT": "0", "HF_HUB_OFFLINE": "1", **INSTRUCTION_SETS[run.isa]}
-    name = f"{path.stem} seed {run.seed} {run.isa}"
-    key = run_key(notebook, path.stem, {**parameters, "isa": run.isa})
+    name = f"{source.path.stem} seed {run.seed} {run.isa}"
+    key = key_of(source.shown, {**parameters, "isa": run.isa})
     output = str(folder / f"seed{run.seed}-{run.isa}.ipynb")
-    return execution.Job(name, path, output, notebook, key, parameters, environment)
+    return execution.Job(name, source.path, output, source.notebook, key, parameters, environment)
 
 
 # ── the record ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _record(path: Path, done: Sequence[tuple[Run, results.Result]]) -> dict[str, Any]:
+def _record(source: Source, done: Sequence[tuple[Run, results.Result]]) -> dict[str, Any]:
     """What is stored: the code's fingerprint, the runs, and each claim's outcomes in order."""
-    notebook = notebooks.load(path)
     found = [{claim["id"]: claim for claim in result.claims} for _, result in done]
     ids = list(dict.fromkeys(id for claims in found for id in claims))
     return {
-        "code": fingerprint(notebook, path.stem),
+        "code": source.code,
         "machines": [f"{machine('cpu')}, {_capability()}"],
         "runs": [
             {"seed": run.seed, "isa": run.isa, "seconds": result.seconds, "status": result.status}

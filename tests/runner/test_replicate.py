@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 import toy_course
+from rich.console import Console
 from toy_course import COST, PARAMETERS
 
-from course_utils.runner import replicate
+from course_utils.runner import execution, replicate, results
 from course_utils.runner.notebooks import UsageError
 from course_utils.runner.replicate import Run
 
@@ -76,6 +79,118 @@ def test_an_instruction_set_that_the_machine_lacks_is_skipped_by_name(monkeypatc
     assert [s.split(" ")[0] for s in sentences] == ["avx2", "sse"]
     with pytest.raises(UsageError, match="'neon'"):
         replicate.instruction_sets(["neon"])
+
+
+# ── without executing anything ──────────────────────────────────────────────────────────────────
+
+
+class Executed:
+    """Stands in for the execution of notebooks: `claims(seed)` came out, or it stopped."""
+
+    def __init__(self, claims: Callable[[int], list[dict]], stops: Sequence[int] = ()) -> None:
+        self.claims, self.stops = claims, stops
+        self.jobs: list[execution.Job] = []
+
+    def run(self, jobs: list[execution.Job], *rest: object) -> list[results.Result]:
+        self.jobs += jobs
+        return [self._result(job, job.parameters["SEED"]) for job in jobs]
+
+    def _result(self, job: execution.Job, seed: int) -> results.Result:
+        status = "failed" if seed in self.stops else "ok"
+        claims = [] if seed in self.stops else self.claims(seed)
+        return results.Result(job.name, status, 1.0, 2.0, claims)
+
+
+def claim(id: str, holds: bool, kind: str = "measured", verdict: str = "holds", **values) -> dict:
+    return {"id": id, "holds": holds, "kind": kind, "verdict": verdict, "values": values}
+
+
+@pytest.fixture
+def executing(toy: Path, monkeypatch) -> Callable[..., tuple[int, dict, list[execution.Job]]]:
+    """Replicates the toy course over made-up runs: status, record and jobs."""
+
+    def go(claims, stops=(), **options) -> tuple[int, dict, list[execution.Job]]:
+        fake = Executed(claims, stops)
+        monkeypatch.setattr(execution, "run", fake.run)
+        out = Console(file=io.StringIO())
+        status = replicate.replicate(["00"], root=toy, console=out, **options)
+        return status, record_of(toy), fake.jobs
+
+    return go
+
+
+def test_the_code_is_read_once_and_not_for_each_run(executing, monkeypatch):
+    read = []
+    right = replicate.fingerprint
+    monkeypatch.setattr(replicate, "fingerprint", lambda *a, **k: read.append(k) or right(*a, **k))
+    status, _, jobs = executing(lambda seed: [claim("A1", seed != 4)])
+    assert status == 0  # 19 of 20
+    assert len(jobs) == 10 + 20  # nothing was stored, so nothing is kept
+    assert len(read) == 2
+    assert len({job.key for job in jobs}) == 20
+
+
+@pytest.mark.parametrize(
+    ("failing", "runs", "status"),
+    [((), 10, 0), ((4,), 20, 0), ((4, 12), 20, 1), ((4, 5), 10, 1)],
+)
+def test_after_one_failure_the_plan_goes_on_to_twenty(executing, failing, runs, status):
+    got, record, _ = executing(lambda seed: [claim("A1", seed not in failing), claim("A2", True)])
+    assert got == status
+    assert len(record["runs"]) == runs
+    assert record["claims"]["A1"]["held"] == runs - len([x for x in failing if x < runs])
+    assert record["claims"]["A2"]["held"] == runs
+
+
+def test_time_and_the_undecided_are_recorded_and_promise_nothing(executing):
+    status, record, _ = executing(
+        lambda seed: [
+            claim("A1", seed != 4, "here"),
+            claim("A2", seed != 4, verdict="undecided here"),
+            claim("A3", True, "follows"),
+        ]
+    )
+    assert status == 0
+    assert len(record["runs"]) == 10
+    assert [record["claims"][id]["held"] for id in ("A1", "A2", "A3")] == [9, 9, 10]
+
+
+def test_a_stopped_run_is_no_success_even_where_all_is_time(executing):
+    status, record, _ = executing(lambda seed: [claim("A1", True, "here")], stops=[3])
+    assert status == 1
+    assert record["claims"]["A1"]["outcomes"] == [True] * 3 + [False] + [True] * 6
+
+
+def test_values_are_kept_as_lowest_median_and_highest(executing):
+    def claims(seed: int) -> list[dict]:
+        values = {"loss": [0.5, 1.0, 9.0][seed], "both": [seed, 10.0], "name": "x", "there": True}
+        return [claim("A1", True) | {"values": values}]
+
+    _, record, _ = executing(claims, seeds=[0, 1, 2])
+    assert record["claims"]["A1"]["values"] == {
+        "loss": [0.5, 1.0, 9.0],
+        "both 1": [0, 1, 2],
+        "both 2": [10, 10, 10],
+    }
+
+
+def test_each_run_has_its_seed_its_instructions_and_one_thread(executing):
+    _, _, jobs = executing(lambda seed: [], seeds=[0, 1], isas=["best", "sse"])
+    assert [job.parameters for job in jobs] == [{"PROFILE": "cpu", "SEED": s} for s in (0, 1)]
+    assert [job.environment.get("ATEN_CPU_CAPABILITY") for job in jobs] == [None, "default"]
+    for job in jobs:
+        assert {job.environment[name] for name in execution.THREAD_VARIABLES} == {"1"}
+        assert job.environment["COURSE_STRICT"] == "0"
+    assert len({job.output for job in jobs}) == len({job.key for job in jobs}) == 2
+
+
+def test_the_same_seed_with_other_instructions_is_another_run(executing):
+    keys = [executing(lambda seed: [], seeds=[0], isas=[isa])[2][0].key for isa in ("best", "sse")]
+    assert keys[0] != keys[1]
+
+
+def test_a_strip_shows_every_run():
+    assert replicate.strip([True, False, True]) == "●○●"
 
 
 # ── records ─────────────────────────────────────────────────────────────────────────────────────
