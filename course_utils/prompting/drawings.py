@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from course_utils import showing
-from course_utils.plots import GREY, PALETTE, new_figure, show
+from course_utils.plots import GREY, PALETTE, label, new_figure, show
 
 
 def show_trace(found: Any, *, title: str) -> None:
@@ -54,13 +54,18 @@ def pipeline(stages: Mapping[str, str], *, title: str) -> None:
 
 
 def answers(
-    marks: Mapping[str, Sequence[bool]], groups: Sequence[str], *, title: str, baseline: str = ""
+    marks: Mapping[str, Sequence[bool | None]],
+    groups: Sequence[str],
+    *,
+    title: str,
+    baseline: str = "",
 ) -> None:
     """Draw one dot for each question, method by method: filled where the answer was right.
 
-    `marks[method]` are the outcomes and `groups[i]` names what question i belongs to; questions of
-    one group stand together. How many were right stands at the end of each row; the `baseline`'s
-    dots are grey. Raises ValueError for a method with another number of outcomes.
+    `marks[method]` are the outcomes, None where a question was not asked, and `groups[i]` names
+    what question i belongs to; questions of one group stand together. How many were right stands
+    at the end of each row; the `baseline`'s dots are grey. Raises ValueError for a method with
+    another number of outcomes.
     """
     if wrong := [name for name, row in marks.items() if len(row) != len(groups)]:
         raise ValueError(f"{wrong[0]} has {len(marks[wrong[0]])} outcomes, not {len(groups)}")
@@ -70,10 +75,11 @@ def answers(
     figure, axes = new_figure(width=8.6, height=0.36 * len(marks) + 1.6)
     for y, (method, row) in enumerate(marks.items()):
         colour = GREY if method == baseline else PALETTE[0]
-        for x, i in zip(at, order, strict=True):
-            face = colour if row[i] else "white"
-            axes.plot(x, y, "o", ms=9, mfc=face, mec=colour, mew=1.3)
-        axes.text(at[-1] + 1, y, f"{sum(map(bool, row))} of {len(row)}", va="center", fontsize=10)
+        asked = [(x, row[i]) for x, i in zip(at, order, strict=True) if row[i] is not None]
+        for x, ok in asked:
+            axes.plot(x, y, "o", ms=9, mfc=colour if ok else "white", mec=colour, mew=1.3)
+        count = f"{sum(bool(ok) for _, ok in asked)} of {len(asked)}"
+        axes.text(at[-1] + 1, y, count, va="center", fontsize=10)
     axes.set_yticks(range(len(marks)), list(marks))
     centres = [[x for x, i in zip(at, order, strict=True) if groups[i] == name] for name in names]
     axes.set_xticks([sum(xs) / len(xs) for xs in centres], [n.replace("_", "\n") for n in names])
@@ -82,6 +88,21 @@ def answers(
     axes.set_ylim(len(marks) - 0.4, -0.6)
     axes.grid(visible=False)
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    show(figure)
+
+
+def shares_by_number(
+    curves: Mapping[str, Sequence[float]], *, title: str, x: str, baseline: str = ""
+) -> None:
+    """Draw shares of right answers for 1, 2, 3 … of what `x` names; the `baseline` is grey."""
+    figure, axes = new_figure()
+    for i, (name, shares) in enumerate(curves.items()):
+        style = {"color": GREY, "ls": "--"} if name == baseline else {"color": PALETTE[i]}
+        axes.plot(range(1, len(shares) + 1), shares, marker="osD^vP*X"[i % 8], label=name, **style)
+    axes.set_ylim(-0.03, 1.03)
+    axes.set_xticks(range(1, 1 + max(map(len, curves.values()))))
+    axes.legend(fontsize=9)
+    label(axes, title, x, "share of right answers")
     show(figure)
 
 
@@ -109,4 +130,37 @@ def loop(*, title: str) -> None:
     axes.text(2.42, 0.02, "appended to the prompt, until the action is finish[…]",
               ha="center", fontsize=10, color="#606060")  # fmt: skip
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    show(figure)
+
+
+def draws(
+    series: Mapping[str, Mapping[str, Sequence[float]]],
+    *,
+    title: str,
+    x: str,
+    y: str,
+    levels: Mapping[str, float] | None = None,
+) -> None:
+    """Draw every value as a dot and the means as a line: `series[name][place]` are the values.
+
+    The places stand along the x axis, the same ones in every series; values are shares, from 0 to
+    1. `levels` are named lines in grey, such as a baseline. Raises ValueError for other places.
+    """
+    places = list(next(iter(series.values())))
+    if wrong := [name for name, by_place in series.items() if list(by_place) != places]:
+        raise ValueError(f"{wrong[0]} has the places {list(series[wrong[0]])}, not {places}")
+    figure, axes = new_figure(width=7.2)
+    for height, (name, level) in enumerate((levels or {}).items()):
+        axes.axhline(level, color=GREY, ls=("--", ":", "-.")[height % 3], lw=1.5, label=name)
+    for i, (name, by_place) in enumerate(series.items()):
+        at = [k + 0.14 * (i - (len(series) - 1) / 2) for k in range(len(places))]
+        style = {"color": PALETTE[i], "marker": "osD^vP*X"[i % 8]}
+        axes.plot(at, [sum(v) / len(v) for v in by_place.values()], label=name, lw=1.5, **style)
+        for k, values in zip(at, by_place.values(), strict=True):
+            axes.plot([k] * len(values), values, ".", color=PALETTE[i], alpha=0.45)
+    axes.set_xticks(range(len(places)), places)
+    axes.set_ylim(-0.02, 1.02)
+    axes.grid(visible=False, axis="x")
+    figure.legend(fontsize=9, loc="outside lower center", ncols=4)
+    label(axes, title, x, y)
     show(figure)

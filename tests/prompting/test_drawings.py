@@ -34,7 +34,7 @@ def test_trace_masks_all_that_a_model_wrote(shown):
 
 
 def test_answers_are_one_picture(shown):
-    marks = {"direct": [False, True, False], "program": [True, True, True]}
+    marks = {"direct": [False, True, False], "program": [True, None, True]}
     drawings.answers(marks, ["gain", "per_day", "gain"], title="t", baseline="direct")
     assert len(shown) == 1
     assert is_picture(shown[0])
@@ -49,3 +49,23 @@ def test_the_loop_is_one_picture(shown):
     drawings.loop(title="t")
     assert len(shown) == 1
     assert is_picture(shown[0])
+
+
+def test_shares_by_number_are_one_picture(shown):
+    curves = {"one chain": [0.5, 0.5], "a vote": [0.5, 0.75]}
+    drawings.shares_by_number(curves, title="t", x="chains", baseline="one chain")
+    assert len(shown) == 1
+    assert is_picture(shown[0])
+
+
+def test_draws_are_one_picture_that_names_its_series(shown):
+    series = {"prompt": {"1": [0.5, 0.7], "4": [0.6]}, "centre": {"1": [0.5], "4": [0.9, 1.0]}}
+    drawings.draws(series, title="t", x="examples", y="accuracy", levels={"none": 0.9})
+    assert len(shown) == 1
+    assert is_picture(shown[0])
+
+
+def test_draws_at_other_places():
+    series = {"prompt": {"1": [0.5]}, "centre": {"2": [0.5]}}
+    with pytest.raises(ValueError, match="centre has the places"):
+        drawings.draws(series, title="t", x="examples", y="accuracy")
