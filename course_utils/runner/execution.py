@@ -22,7 +22,7 @@ import psutil
 
 from course_utils.profiles import threads
 from course_utils.runner import home
-from course_utils.runner.ledger import claims_of
+from course_utils.runner.ledger import claims_of, unreached
 from course_utils.runner.notebooks import code_cells, exempt_cells, source_of
 from course_utils.runner.outputs import dump, is_remote, read_notebook, write_text
 from course_utils.runner.results import Failure, Result, locate_failure, mark_stopped_cell
@@ -300,6 +300,8 @@ def _error_name(status: str) -> str:
 def _result(worker: Worker, status: str, notebook: dict | None) -> Result:
     peak = max(worker.peak_bytes / 1e6, worker.end.get("peak_mb", 0.0))
     claims = claims_of(notebook, worker.job.name) if notebook else []
+    if status != "ok":
+        claims += unreached(worker.job.notebook, worker.job.name, claims)
     exempt = exempt_cells(worker.job.notebook)
     seconds, peak = round(worker.seconds, 1), round(peak)
     return Result(worker.job.name, status, seconds, peak, claims, exempt)

@@ -52,6 +52,22 @@ def claims_of(notebook: dict, name: str) -> list[dict]:
     return found
 
 
+NOT_REACHED = "not reached"
+
+
+def unreached(stored: dict, name: str, reached: list[dict]) -> list[dict]:
+    """Return the claims of a notebook that stopped before them: they count as not held.
+
+    Which there are is known from its stored outputs.
+    """
+    there = {claim["id"] for claim in reached}
+    return [
+        claim | {"holds": False, "free": False, "verdict": NOT_REACHED, "values": {}, "null": {}}
+        for claim in claims_of(stored, name)
+        if claim["id"] not in there
+    ]
+
+
 def _is_failed_claim(output: dict) -> bool:
     return output.get("output_type") == "error" and output["ename"] == "ClaimFailed"
 

@@ -15,7 +15,16 @@ from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
-from course_utils.runner import display, execution, notebooks, outputs, progress, records, results
+from course_utils.runner import (
+    display,
+    execution,
+    ledger,
+    notebooks,
+    outputs,
+    progress,
+    records,
+    results,
+)
 from course_utils.runner.execution import TIME_LIMITS, machine
 from course_utils.runner.fingerprint import fingerprint, key_of
 
@@ -207,7 +216,8 @@ def _record(source: Source, done: Sequence[tuple[Run, results.Result]]) -> dict[
 def _of_claim(entries: list[dict[str, Any] | None]) -> dict[str, Any]:
     """One claim over all runs; where a run did not reach it, it did not hold."""
     outcomes = [bool(entry and entry["holds"]) for entry in entries]
-    there = [entry for entry in entries if entry]
+    given = [entry for entry in entries if entry]
+    there = [entry for entry in given if entry["verdict"] != ledger.NOT_REACHED] or given
     numbers: dict[str, list[float]] = {}
     for entry in there:
         for name, value in entry.get("values", {}).items():

@@ -161,6 +161,16 @@ def test_a_stopped_run_is_no_success_even_where_all_is_time(executing):
     assert record["claims"]["A1"]["outcomes"] == [True] * 3 + [False] + [True] * 6
 
 
+def test_a_claim_that_a_run_did_not_reach_keeps_its_verdict(executing):
+    missed = claim("A1", False, verdict="not reached")
+    reached = claim("A1", True, verdict="undecided here")
+    _, record, _ = executing(lambda seed: [missed if seed else reached], seeds=[0, 1])
+    assert record["claims"]["A1"]["verdict"] == "undecided here"
+    assert record["claims"]["A1"]["outcomes"] == [True, False]
+    _, record, _ = executing(lambda seed: [missed], seeds=[0, 1])
+    assert record["claims"]["A1"]["outcomes"] == [False, False]
+
+
 def test_values_are_kept_as_lowest_median_and_highest(executing):
     def claims(seed: int) -> list[dict]:
         values = {"loss": [0.5, 1.0, 9.0][seed], "both": [seed, 10.0], "name": "x", "there": True}

@@ -171,6 +171,14 @@ def test_a_stopped_cell_is_found_under_papermills_banner() -> None:
     assert failure.error == "WorkerFailed: it raised an error whose text did not arrive"
 
 
+CLAIMS = (
+    "from course_utils.claims import follows\n"
+    "follows('A1', 'It is 1', lambda n: n == 1, 1, because='it is counted')",
+    "follows('A2', 'It is 2', lambda n: n == 2, 2, because='it is counted')",
+    "'A3 stood here'",
+)
+
+
 def test_a_failed_claim_stands_in_the_ledger() -> None:
     notebook = toy_course.notebook("1", "2")
     entry = {"id": "I1", "text": "so", "holds": True, "verdict": "holds", "values": {"k": 1}}
@@ -182,6 +190,26 @@ def test_a_failed_claim_stands_in_the_ledger() -> None:
     assert good == {"notebook": "09", **entry}
     assert (bad["id"], bad["holds"]) == ("I2", False)
     assert results.Result("09", "failed", claims=[good, bad]).held() == "1/2"
+
+
+def test_claims_that_were_not_reached_count_as_not_held(tmp_path: Path) -> None:
+    cells = ("# T", PARAMETERS, CLAIMS[0], "1 / (SEED - 1)", *CLAIMS[1:])
+    notebook = toy_course.notebook(*cells)
+    for cell, id in zip(notebook["cells"][4:], ("A2", "A3"), strict=True):
+        entry = {"id": id, "text": id, "kind": "measured", "verdict": "holds", "values": {"k": 1}}
+        output = toy_course.data() | {"metadata": {"claim": entry | {"holds": True, "free": True}}}
+        cell["outputs"] = [output]
+    root = toy_course.make(tmp_path, n00_a=notebook)
+
+    def claims(seed: int) -> dict[str, tuple[bool, str]]:
+        assert toy_course.course(root, "run", "-p", "SEED", str(seed)).returncode == (seed == 1)
+        found = json.loads((root / "runs" / "cpu" / "claims.json").read_text())["claims"]
+        return {claim["id"]: (claim["holds"], claim["verdict"]) for claim in found}
+
+    assert claims(0) == dict.fromkeys(("A1", "A2"), (True, "follows"))  # A3 is not stated any more
+    stopped = claims(1)
+    assert stopped["A1"] == (True, "follows")
+    assert stopped["A2"] == stopped["A3"] == (False, "not reached")
 
 
 def test_the_report_shows_everything_and_runs_nothing() -> None:
