@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from course_utils.exercises import Case, Exercise
+from course_utils.exercises import Case, Exercise, Statement
 from course_utils.prompting.context import assemble_context
 from course_utils.prompting.ranking import discounted_gain, ndcg_at_k
 from course_utils.prompting.retrieval import Passage, bm25_scores, idf, reciprocal_rank_fusion
@@ -56,6 +56,24 @@ def _never_saturates(
 
 def _each_word_once(query: list[str], documents: Documents, **how: Any) -> list[float]:
     return bm25_scores(list(dict.fromkeys(query)), documents, **how)
+
+
+def _older_form(
+    query: list[str], documents: Documents, *, k1: float = 1.5, **how: Any
+) -> list[float]:
+    """As many textbooks have it: the count times (k1 + 1), which changes no ranking."""
+    return [(k1 + 1) * score for score in bm25_scores(query, documents, k1=k1, **how)]
+
+
+def _negative_idf(
+    query: list[str], documents: Documents, *, variant: str = "lucene", **how: Any
+) -> list[float]:
+    """The logarithm without the 1 added: negative where more than half of the documents hold it."""
+    n = Counter(word for document in documents for word in set(document))
+    here = idf(n, len(documents), variant)
+    bare = {w: math.log((len(documents) - n[w] + 0.5) / (n[w] + 0.5)) / here[w] for w in here}
+    parts = {w: bm25_scores([w], documents, variant=variant, **how) for w in bare}
+    return [sum(bare[w] * parts[w][i] for w in query if w in bare) for i in range(len(documents))]
 
 
 # ── fusion ───────────────────────────────────────────────────────────────────────────────────────
@@ -119,6 +137,20 @@ def _no_discount(ranking: Ranking, gains: dict[str, float], k: int) -> float:
     return sum(gains.get(item, 0) for item in ranking[:k]) / sum(sorted(gains.values())[-k:])
 
 
+def _exponential_gains(ranking: Ranking, gains: dict[str, float], k: int) -> float:
+    return ndcg_at_k(ranking, {item: 2**gain - 1 for item, gain in gains.items()}, k)
+
+
+def _logarithm_of_the_rank(ranking: Ranking, gains: dict[str, float], k: int) -> float:
+    """Järvelin and Kekäläinen's first form: ranks one and two are not discounted."""
+
+    def total(found: list[float]) -> float:
+        return sum(gain / max(1, math.log2(rank)) for rank, gain in enumerate(found, 1))
+
+    best = sorted(gains.values(), reverse=True)[:k]
+    return total([gains.get(item, 0) for item in ranking[:k]]) / total(best)
+
+
 # ── a context within a budget ────────────────────────────────────────────────────────────────────
 
 
@@ -162,6 +194,10 @@ def _numbers_with_holes(texts: list[str], budget: int) -> str:
     return "\n\n".join(taken)
 
 
+def _joined_by_one_newline(texts: list[str], budget: int) -> str:
+    return fill_context(texts, budget).replace("\n\n", "\n")
+
+
 def _over_the_edge(texts: list[str], budget: int) -> str:
     return fill_context(texts, budget + 1)
 
@@ -174,10 +210,11 @@ EXERCISES = {
         "in how many documents it stands, however often. Each word of the query adds one term.",
         cases=(
             Case(
-                (["fox"], [["fox"], ["hen"]]),
-                [math.log(2) / 2.5, 0.0],
-                why="One document of two holds the word: idf = ln(1 + 1.5/1.5) = ln 2. Both have "
-                "the average length, so the term is ln 2 · 1 / (1 + 1.5).",
+                (["fox"], [["fox", "fox", "hen"], ["hen"]]),
+                [math.log(2) * 2 / (2 + 1.5 * (0.25 + 0.75 * 3 / 2)), 0.0],
+                why="One document of two holds the word: idf = ln(1 + 1.5/1.5) = ln 2. It holds it "
+                "twice, and has 3 words where the average is 2, so the term is "
+                "ln 2 · 2 / (2 + 1.5 · (1 − 0.75 + 0.75 · 3/2)).",
             ),
             Case(
                 (["fox", "fox"], [["fox"], ["hen"]]),
@@ -192,6 +229,10 @@ EXERCISES = {
         ),
         inputs=_bm25_inputs,
         mistakes={
+            "the count is multiplied by (k₁ + 1), as in an older form of the formula: all scores "
+            "are 2.5 times as large, the rankings the same": _older_form,
+            "the 1 inside the logarithm is left out, so that a word of most documents counts "
+            "against them": _negative_idf,
             "idf counts occurrences instead of documents": _idf_of_occurrences,
             "the document's length is left out": _length_ignored,
             "the count is not divided, so every repetition counts in full": _never_saturates,
@@ -220,7 +261,7 @@ EXERCISES = {
         reference=ndcg_at_k,
         solution=(ndcg_at_k, discounted_gain),
         hint="Write a helper that adds up gain / log2(rank + 1). Call it for the ranking's first "
-        "k, and for the k largest of all gains; divide.",
+        "k, and for the k largest of all gains; divide. A gain counts as it is, not as 2^gain − 1.",
         cases=(
             Case(
                 (["x", "a"], {"a": 1.0}, 2),
@@ -235,6 +276,8 @@ EXERCISES = {
         ),
         inputs=_judged,
         mistakes={
+            "a gain counts as 2^gain − 1; here it counts as it is": _exponential_gains,
+            "the discount is log2(rank), not log2(rank + 1)": _logarithm_of_the_rank,
             "the sum is not divided by that of the best ranking": _not_normalised,
             "the best ranking is made of what was found, not of all there is": _against_itself,
             "the best ranking is not cut at k": _ideal_not_cut,
@@ -259,6 +302,39 @@ EXERCISES = {
             "the numbers are not counted as words": _numbers_not_counted,
             "texts keep their place in the list as number": _numbers_with_holes,
             "one word too many is let in": _over_the_edge,
+            "texts are joined by one newline; blank lines part them": _joined_by_one_newline,
         },
     ),
+}
+
+
+STATEMENTS = {
+    "rag": {
+        "a": Statement(
+            "Fusing two searches gives the best of both.",
+            False,
+            "R2d: only where both are half right. At either end the better search alone is ahead.",
+        ),
+        "b": Statement(
+            "What stands in the context decides what this model answers, right or wrong.",
+            True,
+            "R2b and R2j: wrong passages and false sentences were followed as well.",
+        ),
+        "c": Statement(
+            "The more passages a prompt holds, the better the answers.",
+            False,
+            "R2k: with two passages the gold one was there more often, and fewer answers were "
+            "right.",
+        ),
+        "d": Statement(
+            "An answer that its citation supports can be trusted.",
+            False,
+            "R2i: supported answers were wrong, because another name of the passage was taken.",
+        ),
+        "e": Statement(
+            "An injected text needs an order to take an answer over.",
+            False,
+            "R2g2: a mention of a name at the end of the passage was enough.",
+        ),
+    }
 }
