@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from course_utils.exercises import Case, Exercise
+from course_utils.exercises import Case, Exercise, Statement
 from course_utils.prompting import acting
 from course_utils.prompting.acting import calculate
-from course_utils.prompting.reasoning import FUNCTION, majority, program_of
+from course_utils.prompting.reasoning import FUNCTION, majority
+from course_utils.prompting.reasoning import program_of as text_of_program
 
 Answers = Iterable[str | None]
 
@@ -22,6 +23,7 @@ def _majority_inputs() -> Iterator[tuple]:
     yield ([None, "12", None, "12", None, "5"],)
     yield (["0", "4", "0"],)
     yield (["9", "2", "2", "9"],)
+    yield ([None, None],)
 
 
 def _none_votes(answers: Answers) -> Any:
@@ -76,12 +78,36 @@ def _over_lines(text: str) -> tuple[str, str]:
     return _match(r"Action:[ \t]*(\w+)[ \t]*\[(.*)\]", text, re.DOTALL)
 
 
+def _keeps_capitals(text: str) -> tuple[str, str]:
+    found = re.search(
+        r"^[ \t]*Action:[ \t]*(\w+)[ \t]*\[(.*)\]", text.partition("Observation:")[0], re.MULTILINE
+    )
+    return (found[1], found[2].strip()) if found else ("", "")
+
+
+def _keeps_blanks(text: str) -> tuple[str, str]:
+    found = re.search(
+        r"^[ \t]*Action:[ \t]*(\w+)[ \t]*\[(.*)\]", text.partition("Observation:")[0], re.MULTILINE
+    )
+    return (found[1].lower(), found[2]) if found else ("", "")
+
+
+def _none_without_action(text: str) -> tuple[str, str] | None:
+    found = parse_action(text)
+    return found if found[0] else None
+
+
 def _last_action(text: str) -> tuple[str, str]:
     found = re.findall(r"^[ \t]*Action:[ \t]*(\w+)[ \t]*\[(.*)\]", text, re.MULTILINE)
     return (found[-1][0].lower(), found[-1][1].strip()) if found else ("", "")
 
 
 # ── cutting a program out ────────────────────────────────────────────────────────────────────────
+
+
+def program_of(text: str) -> list[str]:
+    """Return the lines of the function, "def solution():" first; no line without a statement."""
+    return text_of_program(text).splitlines()
 
 
 def _program_inputs() -> Iterator[tuple]:
@@ -91,17 +117,30 @@ def _program_inputs() -> Iterator[tuple]:
     yield ("\nThe answer is 5.",)
 
 
-def _keeps_everything(text: str) -> str:
-    return FUNCTION + text.rstrip() + "\n"
+def _keeps_everything(text: str) -> list[str]:
+    return (FUNCTION + text.rstrip()).split("\n")
 
 
-def _ends_at_a_blank_line(text: str) -> str:
+def _ends_at_a_blank_line(text: str) -> list[str]:
     body = text.partition("\n\n")[0].rstrip()
-    return f"{FUNCTION}{body}\n" if body else ""
+    return (FUNCTION + body).split("\n") if body else []
 
 
-def _body_only(text: str) -> str:
-    return program_of(text).removeprefix(FUNCTION)
+def _body_only(text: str) -> list[str]:
+    return program_of(text)[1:]
+
+
+def _blank_lines_at_the_end(text: str) -> list[str]:
+    lines = program_of(text)
+    return [*lines, ""] if lines else lines
+
+
+def _one_text(text: str) -> str:
+    return text_of_program(text)
+
+
+def _head_without_statement(text: str) -> list[str]:
+    return program_of(text) or [FUNCTION]
 
 
 # ── the loop ─────────────────────────────────────────────────────────────────────────────────────
@@ -199,7 +238,7 @@ EXERCISES = {
         solution=(parse_action, acting.parse_action),
         hint="Drop everything from the first 'Observation:' on. Then a regular expression for a "
         "line that begins with 'Action:', a word, and brackets; `.*` takes as much of the line as "
-        "it can, up to the last bracket.",
+        "it can, up to the last bracket. Tools are named in lower case: `.lower()`.",
         cases=(
             Case(
                 ("Thought: I need it.\nAction: search[Galford]",),
@@ -209,6 +248,11 @@ EXERCISES = {
                 ("Action: search[ a[0] ]",),
                 ("search", "a[0]"),
                 why="The argument may hold brackets; blanks around it do not count.",
+            ),
+            Case(
+                ("Action: Search[Galford]",),
+                ("search", "Galford"),
+                why="The tool's name is returned in lower case.",
             ),
             Case(
                 ("I could say search[Galford].",),
@@ -227,31 +271,40 @@ EXERCISES = {
             "the argument ends at its first bracket": _first_bracket,
             "the argument may run over lines": _over_lines,
             "the last action is taken, after an observation the model made up": _last_action,
+            "the tool's name keeps its capitals; it is asked for in lower case": _keeps_capitals,
+            "the blanks around the argument are kept": _keeps_blanks,
+            "a text without an action gives None, not two empty texts": _none_without_action,
         },
     ),
     "program_of": Exercise(
         reference=program_of,
-        hint="Go through the lines. The function ends before the first line that has text and does "
-        "not begin with a blank. If nothing is left but blank lines and comments, return ''. (The "
-        "package asks Python's tokenizer, which also knows comments and brackets at the margin.)",
+        solution=(program_of, text_of_program),
+        hint="Split the text after 'def solution():' into lines. The function ends before the "
+        "first line that has text and does not begin with a blank; blank lines at its end do not "
+        "count. "
+        "If nothing is left but blank lines and comments, return []. (The package asks Python's "
+        "tokenizer, which also knows comments and brackets at the margin.)",
         cases=(
             Case(
                 ("\n    return 3 + 4\n\nQuestion: 5?",),
-                "def solution():\n    return 3 + 4\n",
+                ["def solution():", "    return 3 + 4"],
                 why="The next question is not part of the program.",
             ),
             Case(
                 ("\n    a = 1\n\n    return a",),
-                "def solution():\n    a = 1\n\n    return a\n",
+                ["def solution():", "    a = 1", "", "    return a"],
                 why="A blank line does not end a function.",
             ),
-            Case(("\nI would add them.",), "", why="There is no statement in the function."),
+            Case(("\nI would add them.",), [], why="There is no statement in the function."),
         ),
         inputs=_program_inputs,
         mistakes={
             "what follows the function is kept": _keeps_everything,
             "the function ends at a blank line": _ends_at_a_blank_line,
             "the line 'def solution():' is missing": _body_only,
+            "blank lines at the end are kept": _blank_lines_at_the_end,
+            "one text is returned; the lines are asked for, as a list": _one_text,
+            "a function without a statement is kept": _head_without_statement,
         },
     ),
     "act": Exercise(
@@ -276,4 +329,39 @@ EXERCISES = {
             "an unknown tool ends the loop": _gives_up,
         },
     ),
+}
+
+STATEMENTS = {
+    "supported": {
+        "a": Statement(
+            "A program mends a chain's false sums.",
+            True,
+            "With the plan shown, programs were right where chains had the plan and a false sum.",
+        ),
+        "b": Statement(
+            "A program mends a false plan.",
+            False,
+            "With the plan hidden, hardly any program was right: Python computes what it is told.",
+        ),
+        "c": Statement(
+            "Chains of thought do not help small models.",
+            False,
+            "One model on a few stories cannot carry that; the difference here was undecided.",
+        ),
+        "d": Statement(
+            "The answer after a chain depends on what the chain says.",
+            True,
+            "Its last result was changed, and the answer changed with it.",
+        ),
+        "e": Statement(
+            "An observation on one line cannot do harm.",
+            False,
+            "It writes no action itself, and it changed the model's next one.",
+        ),
+        "f": Statement(
+            "A grammar makes a tool call useful.",
+            False,
+            "It makes it well-formed; which page to search for, it does not know.",
+        ),
+    },
 }
