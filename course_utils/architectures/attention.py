@@ -44,6 +44,24 @@ def causal_mask(
     return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
 
 
+def prefix_mask(n_tokens: int, n_prefix: int, device: torch.device | str | None = None) -> Tensor:
+    """(T, T): the first `n_prefix` tokens see one another, those after them what stands before.
+
+    A prefix of 0 is the decoder's mask, one of all tokens the encoder's; between the two it is the
+    prefix LM of Raffel et al. 2020, §3.2.1. ValueError for a prefix longer than the text.
+
+    >>> prefix_mask(4, 2).int()
+    tensor([[1, 1, 0, 0],
+            [1, 1, 0, 0],
+            [1, 1, 1, 0],
+            [1, 1, 1, 1]], dtype=torch.int32)
+    """
+    if not 0 <= n_prefix <= n_tokens:
+        raise ValueError(f"n_prefix is {n_prefix}; it lies between 0 and the {n_tokens} tokens")
+    in_prefix = torch.arange(n_tokens, device=device) < n_prefix  # (T,), of the keys
+    return causal_mask(n_tokens, device=device) | in_prefix
+
+
 def padding_mask(real: Tensor) -> Tensor:
     """(B, T_k), 1 or True where a token is real -> (B, 1, 1, T_k), for every head and query.
 
@@ -322,3 +340,20 @@ def probed(model: nn.Module, look: Callable[[Tensor], Tensor | None]) -> Iterato
     finally:
         for layer in layers:
             layer.probe = None
+
+
+def looks_back(weights: Tensor, steps: int, start: int = 0) -> Tensor:
+    """Mean weight on the token `steps` before the one that looks: (…, T, T) -> (…).
+
+    Over the queries from `start` on, and those alone that have a token so far back.
+
+    >>> weights = torch.tensor([[1.0, 0.0], [0.75, 0.25]])
+    >>> looks_back(weights, 1), looks_back(weights, 0)  # one query has a token before it
+    (tensor(0.7500), tensor(0.6250))
+    """
+    n = weights.shape[-1]
+    start = max(start, steps)
+    if not 0 <= steps < n or not start < n:
+        raise ValueError(f"steps is {steps} and start {start}; there are {n} tokens")
+    queries = torch.arange(start, n, device=weights.device)
+    return weights[..., queries, queries - steps].mean(-1)

@@ -222,3 +222,18 @@ class Decoder(nn.Module):
             return steps, seen
 
         return read, reorder
+
+
+def count_weights(config: DecoderConfig) -> int:
+    """How many numbers a tied `Decoder` learns, from its sizes alone.
+
+    >>> config = DecoderConfig(10, d_model=4, n_heads=2, n_layers=1, d_ff=3, n_kv_heads=1)
+    >>> count_weights(config), sum(p.numel() for p in Decoder(config).parameters())
+    (136, 136)
+    """
+    d, d_ff = config.d_model, config.d_ff
+    d_head = d // config.n_heads if config.d_head is None else config.d_head
+    n_kv_heads = config.n_heads if config.n_kv_heads is None else config.n_kv_heads
+    attention = 2 * d * config.n_heads * d_head + 2 * d * n_kv_heads * d_head
+    block = attention + 3 * d * d_ff + 2 * d  # gate, up, down; two norms
+    return config.vocab_size * d + config.n_layers * block + d

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from course_utils.architectures.attention import causal_mask, prefix_mask
 from course_utils.architectures.blocks import rms_norm
+from course_utils.architectures.decoder import DecoderConfig, count_weights
 from course_utils.architectures.encoder import mean_pool
 from course_utils.architectures.objectives import (
     IGNORED,
@@ -18,7 +20,7 @@ from course_utils.architectures.objectives import (
     next_token_loss,
     shift_right,
 )
-from course_utils.exercises import Case, Exercise
+from course_utils.exercises import Case, Exercise, Statement
 
 
 def _draw(seed: int, *shape: int) -> Tensor:
@@ -27,6 +29,72 @@ def _draw(seed: int, *shape: int) -> Tensor:
 
 def _draw_ids(seed: int, *shape: int, size: int = 6) -> Tensor:
     return torch.randint(size, shape, generator=torch.Generator().manual_seed(seed))
+
+
+# ── the prefix LM's mask ─────────────────────────────────────────────────────────────────────────
+
+
+def _prefix_inputs() -> Iterator[tuple]:
+    yield from ((5, 0), (5, 5), (6, 2), (1, 0), (3, 1))
+
+
+def _prefix_forgotten(n_tokens: int, n_prefix: int) -> Tensor:
+    return causal_mask(n_tokens)
+
+
+def _prefix_of_rows(n_tokens: int, n_prefix: int) -> Tensor:
+    """The first rows see everything, instead of being seen by all."""
+    return causal_mask(n_tokens) | (torch.arange(n_tokens) < n_prefix).unsqueeze(1)
+
+
+def _prefix_alone(n_tokens: int, n_prefix: int) -> Tensor:
+    return (torch.arange(n_tokens) < n_prefix).expand(n_tokens, n_tokens)
+
+
+def _prefix_one_more(n_tokens: int, n_prefix: int) -> Tensor:
+    return causal_mask(n_tokens) | (torch.arange(n_tokens) <= n_prefix)
+
+
+def _prefix_hidden(n_tokens: int, n_prefix: int) -> Tensor:
+    """nn.MultiheadAttention's convention: True is what must not be seen."""
+    return ~prefix_mask(n_tokens, n_prefix)
+
+
+# ── a decoder's weights, counted ─────────────────────────────────────────────────────────────────
+
+
+SMALL = DecoderConfig(vocab_size=10, d_model=4, n_heads=2, n_kv_heads=1, n_layers=1, d_ff=5)
+
+
+def _count_inputs() -> Iterator[tuple]:
+    yield (DecoderConfig(7, d_model=6, n_heads=2, n_kv_heads=2, n_layers=3, d_ff=5),)
+    yield (DecoderConfig(9, d_model=8, n_heads=4, n_kv_heads=2, n_layers=2, d_ff=11),)
+
+
+def _kv(config: DecoderConfig) -> int:
+    return config.n_heads if config.n_kv_heads is None else config.n_kv_heads
+
+
+def _without_norms(config: DecoderConfig) -> int:
+    return count_weights(config) - (2 * config.n_layers + 1) * config.d_model
+
+
+def _without_last_norm(config: DecoderConfig) -> int:
+    return count_weights(config) - config.d_model
+
+
+def _output_too(config: DecoderConfig) -> int:
+    return count_weights(config) + config.vocab_size * config.d_model
+
+
+def _two_matrices(config: DecoderConfig) -> int:
+    return count_weights(config) - config.n_layers * config.d_model * config.d_ff
+
+
+def _full_heads(config: DecoderConfig) -> int:
+    """Keys and values for every head, as if none were shared."""
+    missing = 1 - _kv(config) / config.n_heads
+    return count_weights(config) + round(config.n_layers * 2 * missing * config.d_model**2)
 
 
 # ── RMSNorm ──────────────────────────────────────────────────────────────────────────────────────
@@ -178,6 +246,50 @@ def _hide_unchosen(
 
 
 EXERCISES = {
+    "prefix_mask": Exercise(
+        reference=prefix_mask,
+        hint="Begin with the triangle, torch.ones(n, n, dtype=torch.bool).tril(). Then let every "
+        "row see the first n_prefix columns too: mask[:, :n_prefix] = True.",
+        cases=(
+            Case(
+                (4, 2),
+                torch.tensor([[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]),
+                why="The first two see each other, also forwards; after them each sees what "
+                "stands before it.",
+            ),
+            Case((3, 0), torch.tensor([[1, 0, 0], [1, 1, 0], [1, 1, 1]]), why="No prefix: causal."),
+        ),
+        inputs=_prefix_inputs,
+        mistakes={
+            "the prefix is forgotten": _prefix_forgotten,
+            "the prefix' rows see everything, where its columns should be seen": _prefix_of_rows,
+            "the triangle is forgotten": _prefix_alone,
+            "the prefix is one token too long": _prefix_one_more,
+            "True says what is hidden, as in nn.MultiheadAttention": _prefix_hidden,
+        },
+    ),
+    "count_weights": Exercise(
+        reference=count_weights,
+        hint="The embedding serves as the output too. A block has queries and an output of d × d, "
+        "keys and values of d × (n_kv_heads · d/n_heads), three matrices of d × d_ff, and two "
+        "norms of d. One norm more stands at the end.",
+        cases=(
+            Case(
+                (SMALL,),
+                160,
+                why="Embedding 10 · 4; queries and output 2 · 4 · 4; keys and values 2 · 4 · 2; "
+                "feed-forward 3 · 4 · 5; norms 3 · 4: 40 + 32 + 16 + 60 + 12.",
+            ),
+        ),
+        inputs=_count_inputs,
+        mistakes={
+            "the norms are left out": _without_norms,
+            "the last norm is left out": _without_last_norm,
+            "the output has a matrix of its own": _output_too,
+            "the feed-forward layer has two matrices instead of three": _two_matrices,
+            "every head has keys and values of its own": _full_heads,
+        },
+    ),
     "rms_norm": Exercise(
         reference=rms_norm,
         hint="Square, take the mean over the last dimension (keepdim=True), add eps, take the "
@@ -304,4 +416,33 @@ EXERCISES = {
             "tokens are changed that were not chosen": _hide_unchosen,
         },
     ),
+}
+
+# Sentences about section 7 for the reader to judge.
+STATEMENTS = {
+    "families": {
+        "a": Statement(
+            "Encoder–decoders are worse than decoders.",
+            False,
+            "One small task and one short training of one size; even here the order may be "
+            "another with more steps.",
+        ),
+        "b": Statement(
+            "In this budget the decoder got more words right than the encoder that fills in all "
+            "places at once.",
+            True,
+            "That is what was measured, on the same words, and A1g holds it against chance.",
+        ),
+        "c": Statement(
+            "The decoder wins because its mask is a triangle.",
+            False,
+            "The encoder also answers in another way, all at once. The arm that changes the "
+            "letters' mask alone is the prefix LM.",
+        ),
+        "d": Statement(
+            "All four started from the same numbers and saw the same words in the same order.",
+            True,
+            "One seed draws them, and the shapes are the same.",
+        ),
+    }
 }

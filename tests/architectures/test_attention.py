@@ -140,6 +140,15 @@ def test_the_future_has_exactly_no_gradient(form, n_queries):
             assert (grad[:, :, : step + 1] != 0).any(dim=-1).all() or step == 0
 
 
+def test_prefix_mask_is_the_decoders_the_encoders_and_what_lies_between():
+    by_hand = [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+    assert attention.prefix_mask(4, 2).int().tolist() == by_hand
+    assert torch.equal(attention.prefix_mask(5, 0), attention.causal_mask(5))
+    assert attention.prefix_mask(5, 5).all()
+    with pytest.raises(ValueError, match="between 0 and the 3 tokens"):
+        attention.prefix_mask(3, 4)
+
+
 def test_causal_mask():
     expected = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1]]).bool()
     assert torch.equal(attention.causal_mask(2, 4), expected)
@@ -307,3 +316,15 @@ def test_plain_attention_of_large_scores():
         batched = attention.attention(q[None, None], k[None, None], v[None, None])[0, 0]
         torch.testing.assert_close(plain, batched)
     torch.testing.assert_close(plain, v[2:])  # at −750, the key of 0.9 has the largest score
+
+
+def test_looks_back_is_the_mean_along_a_diagonal():
+    weights = torch.rand(2, 3, 6, 6)
+    for steps in range(6):
+        expected = weights.diagonal(-steps, dim1=-2, dim2=-1).mean(-1)
+        torch.testing.assert_close(attention.looks_back(weights, steps), expected)
+    late = weights[..., 4:, :].diagonal(3, dim1=-2, dim2=-1).mean(-1)
+    torch.testing.assert_close(attention.looks_back(weights, 1, start=4), late)
+    for steps, start in ((6, 0), (-1, 0), (0, 6)):
+        with pytest.raises(ValueError, match="there are 6 tokens"):
+            attention.looks_back(weights, steps, start)

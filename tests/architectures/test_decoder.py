@@ -21,6 +21,7 @@ from transformer_inputs import (
 from writing import greedy_ids
 
 from course_utils.architectures.attention import probed
+from course_utils.architectures.decoder import Decoder, DecoderConfig, count_weights
 from course_utils.architectures.kv_cache import KVCache
 from course_utils.architectures.pretrained import (
     load_llama_weights,
@@ -208,3 +209,12 @@ def test_without_the_triangle_every_token_sees_every_other():
         assert (grad[0, 5] == 0).all()
     with pytest.raises(ValueError, match="a cache needs a causal configuration"):
         ours(ids, cache=KVCache(2))
+
+
+@pytest.mark.parametrize(
+    "sizes", [{}, {"n_kv_heads": 1}, {"d_head": 12, "n_kv_heads": 1}, {"n_layers": 1}]
+)
+def test_weights_are_counted_to_the_unit(sizes):
+    config = DecoderConfig(**{"vocab_size": 20, "d_model": 16, "n_heads": 2, "n_layers": 3,
+                              "d_ff": 24, **sizes})  # fmt: skip
+    assert count_weights(config) == sum(p.numel() for p in Decoder(config).parameters())

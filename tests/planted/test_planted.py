@@ -50,6 +50,7 @@ TESTS = {
     "02.weights": "is_torchs or shares",
     "02.rotate": "rotation",
     "02.sinusoidal": "sinusoidal",
+    "03.count_weights": "weights_are_counted",
     "03.mean_pool": "mean_pool or padding",
     "03.next_token_loss": "loss",
 }

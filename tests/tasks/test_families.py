@@ -1,0 +1,61 @@
+"""Spelling to sound in each family: what it is asked, what it writes, and that it can learn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from course_utils.tasks import families, pronunciation, two_meanings
+from course_utils.tasks.families import FAMILIES, MASK
+from course_utils.tasks.pronunciation import PAD, Entry
+
+WORDS = [Entry("cab", (("K", "AE", "B"),)), Entry("be", (("B", "IY"),)),
+         Entry("fab", (("F", "AE", "B"),)), Entry("fee", (("F", "IY"),))]  # fmt: skip
+
+
+def test_words_stand_right_before_what_follows():
+    source = torch.tensor([[5, 6, PAD, PAD], [7, 8, 9, 4]])
+    assert families.right_aligned(source).tolist() == [[0, 0, 5, 6], [7, 8, 9, 4]]
+    assert families.places(source, 5).tolist() == [[5, 6, MASK, MASK, MASK], [7, 8, 9, 4, MASK]]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_family_learns_four_words(name):
+    family = FAMILIES[name]
+    options = {"d_model": 32, "steps": 60, "seed": 0, "n_places": 6}
+    net, history = families.learn(name, family, WORDS, **options)
+    assert history.losses[-1] < 0.1
+    write = families.writer(family, net, 6)
+    assert families.wrong(write, WORDS) == [(0, 3), (0, 2), (0, 3), (0, 2)]
+
+
+def test_the_loss_is_that_of_writing_step_by_step():
+    """Teacher forcing and writing see the same: the likeliest next sound is the one written."""
+    for name in ("decoder", "prefix LM", "encoder–decoder"):
+        family = FAMILIES[name]
+        net = families.build(family, 16, seed=1).eval()
+        (said,) = families.writer(family, net, 6)(*_source("cab"))
+        batch = pronunciation.collate([(pronunciation.word_ids("cab"), said[:5])])
+        ids = torch.cat([families.right_aligned(batch.source), batch.target_in], dim=1)
+        n_prefix = 3 if family.sees_letters_both_ways else 0
+        likeliest = net(ids, n_prefix)[0, 3:].argmax(-1).tolist()
+        assert likeliest[: len(said[:5])] == said[:5]
+
+
+def _source(word: str) -> tuple[torch.Tensor, torch.Tensor]:
+    source = torch.tensor([pronunciation.word_ids(word)])
+    return source, source != PAD
+
+
+def test_the_baseline_gives_each_letter_its_most_frequent_sound():
+    write = families.letter_by_letter(
+        [*WORDS, Entry("be", (("B", "EH"),)), Entry("he", (("HH", "EH"),))]
+    )
+    assert pronunciation.transcribe(write, ["be"]) == [["B", "EH"]]
+
+
+def test_words_of_two_meanings_end_their_beginnings():
+    words = two_meanings.load()
+    assert len(words) == len({word.word for word in words}) == 20
+    assert all(word.start.endswith(" " + word.word) for word in words)
+    assert all(len(set(word.continuations)) == len(set(word.likenesses)) == 2 for word in words)
