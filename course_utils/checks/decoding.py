@@ -289,8 +289,8 @@ STATEMENTS = {
         "f": Statement(
             "Text by people is less predictable to a language model than what it writes itself.",
             False,
-            "True of this model and these texts; GPT-2 Large was surprised less by people than by "
-            "its own samples (Holtzman et al. 2020).",
+            "I1b: undecided here, and it changes along the text. GPT-2 Large was surprised less by "
+            "people than by its own samples (Holtzman et al. 2020).",
         ),
     }
 }

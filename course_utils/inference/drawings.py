@@ -50,16 +50,20 @@ def surprise_and_repetition(
     x0, y0 = points[reference]
     axes.axvline(x0, color=GREY, lw=1.5, zorder=0)
     axes.axhline(y0, color=GREY, lw=1.5, zorder=0)
+    axes.plot(x0, y0, "*", ms=16, color="#707070")
+    axes.text(x0, 0.92, f" {reference}", color="#505050", fontsize=10, weight="bold")
     for name, (x, y) in points.items():
-        own = name == reference
-        style = {"marker": "*", "ms": 16, "color": "#707070"} if own else {"marker": "o", "ms": 7}
-        axes.plot(x, y, ls="none", **({"color": PALETTE[0]} | style))
-        axes.annotate(
-            name, (x, y), (4, 6), textcoords="offset points", rotation=38, fontsize=9,
-            color="#505050" if own else PALETTE[0], weight="bold" if own else "normal",
-        )  # fmt: skip
+        if name != reference:
+            axes.plot(x, y, "o", ms=7, color=PALETTE[0])
+            axes.annotate(
+                name, (x, y), (0, 8), textcoords="offset points", rotation=58, fontsize=9,
+                color=PALETTE[0],
+            )  # fmt: skip
     axes.set_ylim(-0.03, 1.0)
+    axes.set_xscale("log")
     axes.margins(x=0.12)
+    axes.set_xticks([0.5, 1, 2, 4, 8], ["0.5", "1", "2", "4", "8"])
+    axes.minorticks_off()
     label(axes, title, "surprise (nats per token)", "share of 4-token sequences repeated")
     show(figure)
 
