@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -265,6 +265,34 @@ class Ratio:
     slow_seconds: float
 
 
+def seconds_in_turns(
+    calls: Mapping[str, Callable[[], object]],
+    repeats: int,
+    *,
+    warmup: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Seconds of every call, `repeats` times, so that what else a machine does hits all alike.
+
+    The calls take turns, every other round in reverse. Raises ValueError when `repeats` < 1, or
+    `warmup` < 0.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats is {repeats}; at least one is needed")
+    if warmup < 0:
+        raise ValueError(f"warmup is {warmup}; it must not be negative (0: no call to warm up)")
+    for _ in range(warmup):
+        for call in calls.values():
+            call()
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    for i in range(repeats):
+        for name in list(calls) if i % 2 == 0 else reversed(calls):
+            start = clock()
+            calls[name]()
+            found[name].append(clock() - start)
+    return found
+
+
 def timed_in_turns(
     first: Callable[[], object],
     second: Callable[[], object],
@@ -273,25 +301,10 @@ def timed_in_turns(
     warmup: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[tuple[float, float]]:
-    """Seconds of both calls, `repeats` times, so that what else a machine does hits both alike.
-
-    The order within a pair alternates. Raises ValueError when `repeats` < 1, or `warmup` < 0.
-    """
-    if repeats < 1:
-        raise ValueError(f"repeats is {repeats}; at least one is needed")
-    if warmup < 0:
-        raise ValueError(f"warmup is {warmup}; it must not be negative (0: no call to warm up)")
-    for _ in range(warmup):
-        first(), second()
-    found = []
-    for i in range(repeats):
-        seconds = [0.0, 0.0]
-        for side in (0, 1) if i % 2 == 0 else (1, 0):
-            start = clock()
-            (first, second)[side]()
-            seconds[side] = clock() - start
-        found.append((seconds[0], seconds[1]))
-    return found
+    """`seconds_in_turns` of two calls, in pairs."""
+    calls = {"first": first, "second": second}
+    found = seconds_in_turns(calls, repeats, warmup=warmup, clock=clock)
+    return list(zip(found["first"], found["second"], strict=True))
 
 
 def time_ratio(

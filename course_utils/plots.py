@@ -121,8 +121,11 @@ def _written(axes: Axes) -> Iterator[str]:
 
 
 def label(axes: Axes, title: str, x: str, y: str) -> None:
-    """Title an axes with its finding and name both axes with their units."""
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    """Title an axes with its finding, in lines that fit, and name both axes with their units."""
+    import textwrap
+
+    fits = int(8.3 * (axes.figure.get_figwidth() - 0.8))  # characters of bold 12 points
+    axes.set_title(textwrap.fill(title, max(20, fits)), loc="left", fontsize=12, fontweight="bold")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
 
@@ -135,9 +138,12 @@ def lines(
     y: str,
     log_x: bool = False,
     log_y: bool = False,
+    levels: Mapping[str, float] | None = None,
 ) -> None:
-    """Draw named curves: `series["ours"] = (xs, ys)`."""
+    """Draw named curves, `series["ours"] = (xs, ys)`, and named grey lines across, `levels`."""
     figure, axes = new_figure()
+    for height, (name, value) in enumerate((levels or {}).items()):
+        axes.axhline(value, color=GREY, ls=("--", ":", "-.")[height % 3], lw=1.5, label=name)
     for i, (name, (xs, ys)) in enumerate(series.items()):
         axes.plot(xs, ys, marker="osD^vP*X"[i % 8], label=name)
     if log_x:
@@ -147,7 +153,7 @@ def lines(
         axes.minorticks_off()
     if log_y:
         axes.set_yscale("log")
-    if len(series) > 1:
+    if len(series) + len(levels or {}) > 1:
         axes.legend()
     label(axes, title, x, y)
     show(figure)

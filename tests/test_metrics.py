@@ -184,6 +184,17 @@ def test_distinct_n_by_hand():
         metrics.ngrams("ab", 0)
 
 
+def test_calls_take_turns_forwards_and_backwards():
+    order: list[str] = []
+    calls = {name: partial(order.append, name) for name in "abc"}
+    ticks = iter(range(100))
+    found = metrics.seconds_in_turns(calls, 2, warmup=1, clock=lambda: next(ticks))
+    assert "".join(order) == "abc" + "abc" + "cba"
+    assert found == {name: [1, 1] for name in "abc"}
+    with pytest.raises(ValueError, match="repeats is 0"):
+        metrics.seconds_in_turns(calls, 0)
+
+
 def test_time_ratio_finds_the_slower():
     ratio = metrics.time_ratio(lambda: time.sleep(0.002), lambda: time.sleep(0.02), repeats=3)
     assert ratio.low <= ratio.median <= ratio.high

@@ -16,7 +16,8 @@ from course_utils.metrics import accuracy
 def test_lines_and_bars_show_one_picture_and_return_nothing(shown):
     assert plots.lines({"a": ([1, 2], [3, 4]), "b": ([1], [2])}, title="t", x="x", y="y") is None
     assert plots.bars({"a": 1.0, "b": 2.0}, title="t", y="y") is None
-    assert len(shown) == 2
+    plots.lines({"a": ([1, 2], [3, 4])}, title="t " * 60, x="x", y="y", levels={"guess": 1.0})
+    assert len(shown) == 3
     assert all(map(is_picture, shown))
 
 

@@ -158,17 +158,26 @@ def linear_recurrence(a: Tensor, b: Tensor) -> Tensor:
     return torch.stack(states)
 
 
+def combine_linear_steps(a1: Tensor, b1: Tensor, a2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
+    """The one step h → a·h + b that does what h → a₁·h + b₁ and then h → a₂·h + b₂ do.
+
+    >>> combine_linear_steps(2, 1, 3, 5)  # 3·(2·h + 1) + 5
+    (6, 8)
+    """
+    return a2 * a1, a2 * b1 + b2
+
+
 def linear_scan(a: Tensor, b: Tensor) -> Tensor:
     """`linear_recurrence` in log₂ T rounds, each of which does all steps at once.
 
-    After round k every state knows the last 2^k inputs: two steps h → a·h + b in a row are one step
-    of the same form, (a₂·a₁)·h + (a₂·b₁ + b₂). Blelloch 1990; in this doubling form, Hillis &
+    After round k every state knows the last 2^k inputs: two steps in a row are one step of the same
+    form (`combine_linear_steps`). Blelloch 1990; in this doubling form, Hillis &
     Steele 1986. Martin & Cundy 2018 train recurrent nets with it.
     """
     distance = 1
     while distance < len(b):
         before_a = torch.cat([torch.ones_like(a[:distance]), a[:-distance]])
         before_b = torch.cat([torch.zeros_like(b[:distance]), b[:-distance]])
-        a, b = a * before_a, a * before_b + b
+        a, b = combine_linear_steps(before_a, before_b, a, b)
         distance *= 2
     return b

@@ -1,4 +1,4 @@
-"""Figures of notebooks 01, 02 and 03: an unrolled net, rotations, who sees whom, a timeline."""
+"""Figures of notebooks 01 to 03: an unrolled net, a cell, tinted text, rotations, a timeline."""
 
 from __future__ import annotations
 
@@ -51,6 +51,35 @@ def unrolled(inputs: Sequence[float], states: Sequence[float], *, title: str) ->
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     label(axes, title, "step", "")
+    show(figure)
+
+
+def tinted(text: str, values: Sequence[float], *, title: str, limit: float = 1.0) -> None:
+    """Draw a text line by line, each character on a ground of its value's colour.
+
+    One value a character, blue below 0 and orange above, in full colour at `limit`. Raises
+    ValueError when there are more or fewer values than characters.
+    """
+    import matplotlib as mpl
+
+    if len(text) != len(values):
+        raise ValueError(f"{len(values)} values for {len(text)} characters; give one each")
+    colours = mpl.colors.LinearSegmentedColormap.from_list("", [PALETTE[5], "white", PALETTE[1]])
+    rows = text.split("\n")
+    width = max(map(len, rows))
+    figure, axes = new_figure(width=max(5.0, 0.098 * width), height=0.24 * len(rows) + 0.5)
+    at = 0
+    for y, row in enumerate(rows):
+        for x, character in enumerate(row + "⏎" * (y < len(rows) - 1)):
+            shade = colours(0.5 + 0.5 * max(-1.0, min(1.0, values[at] / limit)))
+            axes.add_patch(mpl.patches.Rectangle((x, y - 0.5), 1, 1, color=shade, lw=0))
+            axes.text(
+                x + 0.5, y, character, ha="center", va="center", fontsize=9, family="monospace"
+            )
+            at += 1
+    axes.set(xlim=(0, width + 1), ylim=(len(rows) - 0.5, -0.5))
+    axes.set_axis_off()
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
     show(figure)
 
 
@@ -183,6 +212,65 @@ def cell(kind: str, *, title: str) -> None:
         2.2, 0.2, "every coloured box reads x and h", ha="center", color="#606060", fontsize=10
     )
     axes.set(xlim=(-0.6, 7.3), ylim=(-0.1, 3.1))
+    axes.set_axis_off()
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    show(figure)
+
+
+_KINDS = {"look": 0, "norm": 7, "work": 2, "cross": 3}  # colours of the palette
+
+
+def blocks(columns: Mapping[str, Sequence[str]], *, title: str) -> None:
+    """Draw blocks side by side, upwards: `columns[family]` lists what a vector meets in its order.
+
+    A part is "kind: text", its kind one of norm, look, cross and work; "+" adds what came in at the
+    part after the last "+", or at the bottom. Raises ValueError for another kind.
+    """
+    tallest = max(map(len, columns.values()))
+    figure, axes = new_figure(width=2.5 * len(columns), height=0.5 * tallest + 0.8)
+    line = {"arrowstyle": "->", "color": "#606060", "lw": 1.3, "shrinkA": 0, "shrinkB": 0}
+    for i, (family, parts) in enumerate(columns.items()):
+        entered = -0.75
+        axes.text(i, -1.2, family, ha="center", va="center", fontweight="bold", fontsize=11)
+        for y, part in enumerate(parts):
+            axes.annotate("", (i, y - 0.3), (i, y - 0.72), arrowprops=line)
+            if part == "+":
+                beside = {"color": "#606060", "lw": 1.3}
+                axes.plot([i, i + 0.42, i + 0.42], [entered, entered, y], **beside)
+                axes.annotate("", (i + 0.08, y), (i + 0.42, y), arrowprops=line)
+                ring = {"boxstyle": "circle,pad=0.1", "facecolor": "white", "edgecolor": "#606060"}
+                axes.text(i, y, "+", ha="center", va="center", bbox=ring)
+                entered = y + 0.4
+                continue
+            kind, _, text = part.partition(": ")
+            if kind not in _KINDS:
+                raise ValueError(f"the part is {part!r}; its kind is one of {', '.join(_KINDS)}")
+            box = {"boxstyle": "round,pad=0.3", "facecolor": PALETTE[_KINDS[kind]]}
+            axes.text(i, y, text, ha="center", va="center", color="white", fontsize=9.5, bbox=box)
+        axes.annotate("", (i, len(parts) - 0.3), (i, len(parts) - 0.72), arrowprops=line)
+    axes.set(xlim=(-0.6, len(columns) - 0.35), ylim=(-1.5, tallest))
+    axes.set_axis_off()
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    show(figure)
+
+
+def looking(names: Sequence[str], weights: Sequence[Sequence[float]], *, title: str) -> None:
+    """Draw a layer of attention: tokens that give below, tokens that take above, a line a weight.
+
+    `weights[i][j]` is how much token i takes from token j: the wider and darker, the more.
+    """
+    figure, axes = new_figure(width=1.9 * len(names), height=2.5)
+    for i, row in enumerate(weights):
+        for j, weight in enumerate(row):
+            axes.plot([j, i], [0.15, 0.85], color=PALETTE[0], lw=9 * weight, alpha=weight)
+            x, y = j + 0.28 * (i - j), 0.15 + 0.28 * 0.7
+            axes.text(x, y, f"{weight:.2f}", ha="center", fontsize=9, color="#404040")
+    for y, role in ((0, "gives"), (1, "takes")):
+        axes.text(-0.55, y, role, ha="right", va="center", color="#606060")
+        for x, name in enumerate(names):
+            box = {"boxstyle": "round,pad=0.4", "facecolor": "white", "edgecolor": PALETTE[0]}
+            axes.text(x, y, name, ha="center", va="center", bbox=box)
+    axes.set(xlim=(-1.1, len(names) - 0.5), ylim=(-0.2, 1.2))
     axes.set_axis_off()
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
     show(figure)

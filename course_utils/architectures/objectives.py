@@ -1,4 +1,4 @@
-"""What the families are trained to guess: hidden tokens, or the next one. Notebook 03.
+"""What nets are trained to guess: hidden tokens, or the next one. Notebooks 01 and 03.
 
 Shapes: B sequences, T tokens, V = vocab_size.
 """
@@ -89,3 +89,45 @@ def shift_right(labels: Tensor, start: int, pad: int) -> Tensor:
     """
     shifted = F.pad(labels[:, :-1], (1, 0), value=start)
     return shifted.masked_fill(shifted == IGNORED, pad)
+
+
+# ── the baseline of counting ──────────────────────────────────────────────────────────────────────
+
+
+def counted_nats(seen: Tensor, unseen: Tensor, order: int, vocab_size: int) -> Tensor:
+    """What counting says of each token of unseen ids (B, T): −ln p in nats, (B, T − order).
+
+    p interpolates the counts of the last `order` tokens in `seen` (N, T), of fewer, and of none:
+    p_n = (count + u·p_{n−1}) / (all + u), where u is how many different tokens followed the context
+    (Witten & Bell 1991, method C). order 1 counts pairs, 2 triples. Raises ValueError where the
+    table of counts would not fit: vocab_size^(order + 1) above 50 million.
+
+    >>> seen, unseen = torch.tensor([[0, 1, 0, 1, 0]]), torch.tensor([[0, 1]])
+    >>> counted_nats(seen, unseen, order=1, vocab_size=2).exp()  # 1/p, p = (2 + 1·(2 + 1)/7) / 3
+    tensor([[1.2353]])
+    """
+    if order < 0 or vocab_size ** (order + 1) > 50_000_000:
+        raise ValueError(
+            f"order is {order} over {vocab_size} tokens; counts need an order from 0 on, and "
+            "vocab_size^(order + 1) of at most 50 million"
+        )
+    p = torch.full((unseen.shape[0], unseen.shape[1] - order), 1 / vocab_size, dtype=torch.double)
+    for n in range(order + 1):
+        count = torch.bincount(
+            _codes(seen, n, vocab_size).flatten(), minlength=vocab_size ** (n + 1)
+        )
+        count = count.view(-1, vocab_size)  # (contexts, V)
+        total, followers = count.sum(1), (count > 0).sum(1)
+        code = _codes(unseen, n, vocab_size)[:, order - n :]
+        context = code // vocab_size
+        here, of, u = count.flatten()[code], total[context], followers[context]
+        p = torch.where(of > 0, (here + u * p) / (of + u).clamp(min=1), p)
+    return -p.log().float()
+
+
+def _codes(ids: Tensor, n: int, vocab_size: int) -> Tensor:
+    """Each window of n + 1 ids (B, T) as one number: -> (B, T − n)."""
+    code = torch.zeros_like(ids[:, n:])
+    for i in range(n + 1):
+        code = code * vocab_size + ids[:, i : ids.shape[1] - n + i]
+    return code

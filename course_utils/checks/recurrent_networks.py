@@ -9,9 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from course_utils.architectures.cells import GATES, lstm_step, parameter_count, rnn_step
+from course_utils.architectures.cells import (
+    GATES,
+    combine_linear_steps,
+    lstm_step,
+    parameter_count,
+    rnn_step,
+)
 from course_utils.architectures.gradient_flow import clip_gradients
-from course_utils.exercises import Case, Exercise
+from course_utils.exercises import Case, Exercise, Statement
 
 
 def _random(seed: int, *shape: int) -> Tensor:
@@ -81,6 +87,23 @@ def _other_order(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
     return lstm_step(x, state, *swapped)
 
 
+def _swapped(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
+    swapped = [torch.cat([w.chunk(4)[i] for i in (1, 0, 2, 3)]) for w in weights]
+    return lstm_step(x, state, *swapped)
+
+
+def _bare_content(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
+    i, f, g, o = _gates(x, state, *weights)
+    c = f.sigmoid() * state[1] + i.sigmoid() * g
+    return o.sigmoid() * c.tanh(), c
+
+
+def _gated_content(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
+    i, f, g, o = _gates(x, state, *weights)
+    c = f.sigmoid() * state[1] + i.sigmoid() * g.sigmoid()
+    return o.sigmoid() * c.tanh(), c
+
+
 def _never_forgets(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
     i, _, g, o = _gates(x, state, *weights)
     c = state[1] + i.sigmoid() * g.tanh()
@@ -143,6 +166,18 @@ def _without_root(grad_w: Tensor, grad_b: Tensor, max_norm: float) -> tuple[Tens
     norm = (grad_w.square().sum() + grad_b.square().sum()).item()
     factor = min(1.0, max_norm / norm)
     return grad_w * factor, grad_b * factor
+
+
+# ── two linear steps in one ──────────────────────────────────────────────────────────────────────
+
+
+def _combine_inputs() -> Iterator[tuple]:
+    for seed in range(3):
+        yield tuple(_random(10 * seed + i, 4) for i in range(4))
+
+
+def _backwards(a1: Tensor, b1: Tensor, a2: Tensor, b2: Tensor) -> tuple[Tensor, Tensor]:
+    return combine_linear_steps(a2, b2, a1, b1)
 
 
 # ── a forget bias for a wanted memory ────────────────────────────────────────────────────────────
@@ -208,6 +243,9 @@ EXERCISES = {
         inputs=_lstm_inputs,
         mistakes={
             "the gates are read in the order i, f, o, g": _other_order,
+            "the gates are read in the order f, i, g, o": _swapped,
+            "g goes through no tanh": _bare_content,
+            "g goes through a sigmoid instead of a tanh": _gated_content,
             "the forget gate is not used": _never_forgets,
             "h is made from the cell without its tanh": _bare_cell,
             "h is made from the old cell": _old_cell,
@@ -281,4 +319,66 @@ EXERCISES = {
             "the sign of the bias is wrong": lambda steps: -bias_for_half_life(steps),
         },
     ),
+    "combine": Exercise(
+        reference=combine_linear_steps,
+        hint="Write the second step with the first one put in for its h: "
+        "a₂·(a₁·h + b₁) + b₂. Multiply out: what stands before h, and what stands alone?",
+        cases=(
+            Case(
+                (
+                    torch.tensor([2.0]),
+                    torch.tensor([1.0]),
+                    torch.tensor([3.0]),
+                    torch.tensor([5.0]),
+                ),
+                (torch.tensor([6.0]), torch.tensor([8.0])),
+                why="3·(2·h + 1) + 5 = 6·h + 8.",
+            ),
+        ),
+        inputs=_combine_inputs,
+        mistakes={
+            "the steps are taken in the other order": _backwards,
+            "the first step's b is not scaled by the second": lambda a1, b1, a2, b2: (
+                a2 * a1,
+                b1 + b2,
+            ),
+            "the factors are added": lambda a1, b1, a2, b2: (a2 + a1, a2 * b1 + b2),
+            "the second step's b is left out": lambda a1, b1, a2, b2: (a2 * a1, a2 * b1),
+        },
+    ),
+}
+
+STATEMENTS = {
+    "verdicts": {
+        "a": Statement(
+            "An LSTM remembers longer than a plain RNN, because it is an LSTM.",
+            supported=False,
+            why="As torch starts it, it recalled as little as the RNN. The forget bias decided.",
+        ),
+        "b": Statement(
+            "The gradient at the start tells which net will learn to recall.",
+            supported=False,
+            why="GRU and LSTM began with about the same gradient; only the GRU's grew.",
+        ),
+        "c": Statement(
+            "In a plain recurrent net the steps of a text have to wait for one another.",
+            supported=True,
+            why="The chain of operations grew with the text, whatever the machine.",
+        ),
+        "d": Statement(
+            "So a recurrent net is slower to train than a transformer.",
+            supported=False,
+            why="A chain is no time: a compiled LSTM walks it fast. See what box A5 says.",
+        ),
+        "e": Statement(
+            "Any recurrence has to be computed a step at a time.",
+            supported=False,
+            why="One that is linear in the state is computed by a scan, in log₂ T rounds.",
+        ),
+        "f": Statement(
+            "Transformers learn more from the same text than LSTMs.",
+            supported=False,
+            why="Not at this size: it was the other way round. Scale was not measured.",
+        ),
+    },
 }

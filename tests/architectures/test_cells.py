@@ -50,6 +50,15 @@ def test_lstm_step_by_hand():
     assert h.item() == pytest.approx(0.5 * math.tanh(c.item()), abs=1e-6)
 
 
+def test_lstm_step_by_hand_with_a_shut_input_gate():
+    """i = 0 lets nothing in, f = 1 keeps all, o = ½ shows half: c' = c = 1, h' = ½·tanh(1)."""
+    zero = torch.zeros(4, 1)
+    biases = torch.tensor([-50.0, 50.0, 1.0, 0.0]), torch.zeros(4)
+    h, c = cells.lstm_step(torch.ones(1), (torch.zeros(1), torch.ones(1)), zero, zero, *biases)
+    assert c.item() == pytest.approx(1, abs=1e-6)
+    assert h.item() == pytest.approx(0.5 * math.tanh(1), abs=1e-6)
+
+
 def test_gru_step_by_hand():
     """r = ½ halves U h = 2: n = tanh(0.3 + ½·2); z = σ(1) keeps that share of h = 1."""
     w_ih, w_hh = torch.zeros(3, 1), torch.tensor([[0.0], [0.0], [2.0]])
@@ -57,6 +66,13 @@ def test_gru_step_by_hand():
     h = cells.gru_step(torch.zeros(1), torch.ones(1), w_ih, w_hh, b_ih, b_hh)
     z = 1 / (1 + math.exp(-1))
     assert h.item() == pytest.approx((1 - z) * math.tanh(1.3) + z, abs=1e-6)
+
+
+def test_combine_linear_steps_does_both_steps():
+    torch.manual_seed(0)
+    a1, b1, a2, b2, h = torch.randn(5, 7)
+    a, b = cells.combine_linear_steps(a1, b1, a2, b2)
+    torch.testing.assert_close(a * h + b, a2 * (a1 * h + b1) + b2)
 
 
 @pytest.mark.parametrize("kind", KINDS)

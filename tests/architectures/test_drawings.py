@@ -40,3 +40,25 @@ def test_a_cell_is_one_picture(shown, kind):
 def test_a_cell_that_is_not_drawn():
     with pytest.raises(ValueError, match="kind is 'rnn'; there are drawings of lstm and gru"):
         drawings.cell("rnn", title="t")
+
+
+def test_tinted_text_is_one_picture(shown):
+    drawings.tinted("ab\ncd", [0.0, -1.0, 0.5, 2.0, 1.0], title="t", limit=2.0)
+    assert len(shown) == 1
+    assert is_picture(shown[0])
+    with pytest.raises(ValueError, match="1 values for 2 characters"):
+        drawings.tinted("ab", [0.0], title="t")
+
+
+def test_blocks_are_one_picture(shown):
+    assert drawings.blocks({"a": ["norm: n", "look: x", "+"], "b": ["work: y"]}, title="t") is None
+    assert len(shown) == 1
+    assert is_picture(shown[0])
+    with pytest.raises(ValueError, match="its kind is one of"):
+        drawings.blocks({"a": ["box: n"]}, title="t")
+
+
+def test_a_layer_of_attention_is_one_picture(shown):
+    assert drawings.looking(["a", "b"], [[1.0, 0.0], [0.25, 0.75]], title="t") is None
+    assert len(shown) == 1
+    assert is_picture(shown[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from course_utils.architectures.encoder_decoder import EncoderDecoder, EncoderDe
 from course_utils.architectures.kv_cache import KVCache
 from course_utils.architectures.objectives import (
     IGNORED,
+    counted_nats,
     hide_chosen,
     hide_tokens,
     label_loss,
@@ -124,3 +126,48 @@ def test_other_devices():
     with torch.no_grad():
         causal(ids, cache=cache)
         assert causal(ids[:, :1], cache=cache).device.type == "meta"
+
+
+# ── counting ────────────────────────────────────────────────────────────────────────────────────
+
+
+def _counted_plainly(seen, row, order, vocab_size):
+    """`counted_nats` of one row, token by token, with dictionaries."""
+    followers: dict[tuple, Counter] = {}
+    for known in seen.tolist():
+        for n in range(order + 1):
+            for i in range(n, len(known)):
+                followers.setdefault(tuple(known[i - n : i]), Counter())[known[i]] += 1
+    row, found = row.tolist(), []
+    for i in range(order, len(row)):
+        p = 1 / vocab_size
+        for n in range(order + 1):
+            counts = followers.get(tuple(row[i - n : i]))
+            if counts:
+                p = (counts[row[i]] + len(counts) * p) / (counts.total() + len(counts))
+        found.append(-math.log(p))
+    return found
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_counted_nats_are_witten_and_bells(order):
+    torch.manual_seed(order)
+    seen, unseen = torch.randint(5, (4, 9)), torch.randint(6, (2, 7))  # token 5 was never seen
+    got = counted_nats(seen, unseen, order, vocab_size=6)
+    plain = torch.tensor([_counted_plainly(seen, row, order, 6) for row in unseen])
+    torch.testing.assert_close(got, plain, rtol=0, atol=1e-5)  # fp32 of float64
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_counted_nats_are_a_distribution(order):
+    torch.manual_seed(order)
+    seen, start = torch.randint(4, (3, 8)), torch.randint(4, (1, order))
+    ends = torch.cat([start.expand(4, -1), torch.arange(4)[:, None]], dim=1)
+    p = (-counted_nats(seen, ends, order, vocab_size=4)).exp()
+    assert p.sum().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("order", [-1, 5])
+def test_counted_nats_refuse_a_table_that_does_not_fit(order):
+    with pytest.raises(ValueError, match="at most 50 million"):
+        counted_nats(torch.zeros(1, 8, dtype=torch.long), torch.zeros(1, 8), order, 84)

@@ -37,7 +37,26 @@ def hide_chosen_swaps_shares(ids, chosen, fate, random, mask_id):
     return inputs, torch.where(chosen, ids, IGNORED)
 
 
+def counted_nats_add_one(seen, unseen, order, vocab_size):
+    """Laplace's counts of the longest context alone, without the shorter ones."""
+    flat = right["_codes"](seen, order, vocab_size).flatten()
+    count = torch.bincount(flat, minlength=vocab_size ** (order + 1)).view(-1, vocab_size)
+    p = (count + 1) / (count.sum(1, keepdim=True) + vocab_size)
+    return -p.flatten()[right["_codes"](unseen, order, vocab_size)].log()
+
+
+def counted_nats_across_rows(seen, unseen, order, vocab_size):
+    return right["counted_nats"](seen.reshape(1, -1), unseen, order, vocab_size)
+
+
+def counted_nats_of_the_exam(seen, unseen, order, vocab_size):
+    return right["counted_nats"](unseen, unseen, order, vocab_size)
+
+
 BUGS = [
+    Bug("counted_nats", "add-one instead", counted_nats_add_one, tests="witten"),
+    Bug("counted_nats", "counts across rows", counted_nats_across_rows, tests="witten"),
+    Bug("counted_nats", "counts the exam", counted_nats_of_the_exam, tests="counted_nats_are"),
     Bug("hide_tokens", "always masks", hide_tokens_always_masked, tests="hidden_tokens"),
     Bug("hide_tokens", "ignores keep", hide_tokens_ignores_keep, tests="hidden_tokens"),
     Bug("hide_tokens", "asks for every token", hide_tokens_asks_for_all, tests="hidden_tokens"),
