@@ -2,14 +2,64 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
 
-from course_utils.exercises import Case, Exercise
+from course_utils.exercises import Case, Exercise, Statement
 from course_utils.prompting.labels import calibrate
-from course_utils.prompting.prompts import fit_budget
+from course_utils.prompting.prompts import Shot, Template, fit_budget
+
+# ── the prompt ───────────────────────────────────────────────────────────────────────────────────
+
+FORM = "Tweet: {text}\nSentiment: {label}"
+
+
+def form_prompt(shots: list[tuple[str, str]], text: str) -> str:
+    """The shots as filled-in forms, then the text in a form of its own, its label left open.
+
+    >>> form_prompt([("Day", "positive")], "Night")
+    'Tweet: Day\\nSentiment: positive\\n\\nTweet: Night\\nSentiment:'
+    """
+    return Template(FORM).prompt(text, [Shot(*shot) for shot in shots])
+
+
+def _prompt_inputs() -> Iterator[tuple]:
+    rows = [("What a day", "positive"), ("Rain {again}", "negative"), ("  Yes! ", "positive")]
+    yield from ((rows[:k], "My phone broke") for k in range(4))
+    yield rows[::-1], ""
+
+
+def _ends_with_a_blank(shots: list[tuple[str, str]], text: str) -> str:
+    return form_prompt(shots, text) + " "
+
+
+def _ends_with_a_line(shots: list[tuple[str, str]], text: str) -> str:
+    return form_prompt(shots, text) + "\n"
+
+
+def _no_empty_line(shots: list[tuple[str, str]], text: str) -> str:
+    forms = [f"Tweet: {shot}\nSentiment: {label}" for shot, label in shots]
+    return "\n".join([*forms, f"Tweet: {text}\nSentiment:"])
+
+
+def _question_first(shots: list[tuple[str, str]], text: str) -> str:
+    forms = [f"Tweet: {shot}\nSentiment: {label}" for shot, label in shots]
+    return "\n\n".join([f"Tweet: {text}\nSentiment:", *forms])
+
+
+def _last_shot_first(shots: list[tuple[str, str]], text: str) -> str:
+    return form_prompt(shots[::-1], text)
+
+
+def _without_shots(shots: list[tuple[str, str]], text: str) -> str:
+    return form_prompt([], text)
+
+
+def _without_labels(shots: list[tuple[str, str]], text: str) -> str:
+    forms = [f"Tweet: {shot}\nSentiment:" for shot, _ in [*shots, (text, "")]]
+    return "\n\n".join(forms)
+
 
 # ── calibration ──────────────────────────────────────────────────────────────────────────────────
 
@@ -33,46 +83,14 @@ def _unnormalized(probabilities: np.ndarray, content_free: np.ndarray) -> np.nda
     return np.asarray(probabilities) / np.asarray(content_free)
 
 
+def _softmax(probabilities: np.ndarray, content_free: np.ndarray) -> np.ndarray:
+    raised = np.exp(np.asarray(probabilities) / np.asarray(content_free))
+    return raised / raised.sum(axis=1, keepdims=True)
+
+
 def _columns(probabilities: np.ndarray, content_free: np.ndarray) -> np.ndarray:
     lifted = np.asarray(probabilities) / np.asarray(content_free)
     return lifted / lifted.sum(axis=0)
-
-
-# ── balanced shots ───────────────────────────────────────────────────────────────────────────────
-
-
-def first_balanced(labels: list[str], k: int) -> list[int]:
-    """Positions of the first k / (number of different labels) shots of each label, in order.
-
-    `prompting.balanced_shots` does the same, but draws the shots and their order at random.
-    """
-    quota = k // len(set(labels))
-    seen = dict.fromkeys(labels, 0)
-    chosen = []
-    for position, label in enumerate(labels):
-        if seen[label] < quota:
-            chosen.append(position)
-            seen[label] += 1
-    return chosen
-
-
-def _balanced_inputs() -> Iterator[tuple]:
-    for seed, k in enumerate((2, 4, 6)):
-        draw = np.random.default_rng(seed).permutation(["positive"] * 9 + ["negative"] * 4)
-        yield draw.tolist(), k
-    yield ["no", "maybe", "yes", "yes", "no", "maybe", "no"], 6
-
-
-def _first(labels: list[str], k: int) -> list[int]:
-    return list(range(k))
-
-
-def _k_of_each(labels: list[str], k: int) -> list[int]:
-    return first_balanced(labels, k * len(set(labels)))
-
-
-def _label_by_label(labels: list[str], k: int) -> list[int]:
-    return sorted(first_balanced(labels, k), key=lambda i: labels.index(labels[i]))
 
 
 # ── the token budget ─────────────────────────────────────────────────────────────────────────────
@@ -123,41 +141,30 @@ def _skip_the_long_ones(shots: list[str], question: str, budget: int) -> list[st
     return kept
 
 
-# ── the Wilson interval ──────────────────────────────────────────────────────────────────────────
-
-
-def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Low and high end of the Wilson interval of `hits` among `n`; z = 1.96 for 95 % (Wilson 1927).
-
-    These are the shares p that lie z standard errors √(p (1 − p) / n) away from hits / n.
-    """
-    share, slack = hits / n, z**2 / n
-    centre = (share + slack / 2) / (1 + slack)
-    half = z * math.sqrt(share * (1 - share) / n + slack / (4 * n)) / (1 + slack)
-    return centre - half, centre + half
-
-
-def _wilson_inputs() -> Iterator[tuple]:
-    yield from ((5, 10), (48, 60), (1, 3), (60, 60))
-
-
-def _normal(hits: int, n: int) -> tuple[float, float]:
-    share = hits / n
-    half = 1.959964 * math.sqrt(share * (1 - share) / n)
-    return share - half, share + half
-
-
-def _not_divided(hits: int, n: int) -> tuple[float, float]:
-    low, high = wilson(hits, n)
-    return low * (1 + 1.959964**2 / n), high * (1 + 1.959964**2 / n)
-
-
-def _around_the_share(hits: int, n: int) -> tuple[float, float]:
-    low, high = wilson(hits, n)
-    return hits / n - (high - low) / 2, hits / n + (high - low) / 2
-
-
 EXERCISES = {
+    "prompt": Exercise(
+        reference=form_prompt,
+        hint="Make a list of forms, each “Tweet: …”, a new line, “Sentiment: …”; add the open form "
+        "of the question, and join them with two new lines: an empty line is two in a row.",
+        cases=(
+            Case(([], "Hi"), "Tweet: Hi\nSentiment:", why="Without shots only the open form."),
+            Case(
+                ([("Day", "positive")], "Night"),
+                "Tweet: Day\nSentiment: positive\n\nTweet: Night\nSentiment:",
+                why="An empty line stands between the forms, and nothing after the last colon.",
+            ),
+        ),
+        inputs=_prompt_inputs,
+        mistakes={
+            "the prompt ends with a blank, which belongs to the next token": _ends_with_a_blank,
+            "the prompt ends with a new line": _ends_with_a_line,
+            "the empty line between the forms is missing": _no_empty_line,
+            "the question stands before the shots": _question_first,
+            "the shots stand in reverse order": _last_shot_first,
+            "the shots are left out": _without_shots,
+            "the shots' labels are left out": _without_labels,
+        },
+    ),
     "calibrate": Exercise(
         reference=calibrate,
         hint="Divide each row by content_free, label by label. Then divide each row by its own "
@@ -179,26 +186,8 @@ EXERCISES = {
             "the leaning is multiplied in instead of divided out": _multiply,
             "the leaning is subtracted": _subtract,
             "the rows are not made to sum to 1": _unnormalized,
+            "a softmax is taken of the quotients: the same order, other numbers": _softmax,
             "columns instead of rows are made to sum to 1": _columns,
-        },
-    ),
-    "balanced": Exercise(
-        reference=first_balanced,
-        hint="Each label may be taken k // len(set(labels)) times. Go through the labels once, "
-        "and keep a count for each.",
-        cases=(
-            Case(
-                (["yes", "yes", "yes", "no", "yes", "no"], 4),
-                [0, 1, 3, 5],
-                why="Two of each: the third and fourth “yes” are passed over.",
-            ),
-            Case((["yes", "no"], 0), [], why="No shots at all are balanced."),
-        ),
-        inputs=_balanced_inputs,
-        mistakes={
-            "the first k are taken, whatever their labels": _first,
-            "k of each label are taken, not k in all": _k_of_each,
-            "they are returned label by label, not in the order of the pool": _label_by_label,
         },
     ),
     "fit": Exercise(
@@ -222,25 +211,35 @@ EXERCISES = {
             "a long shot is passed over and an older one kept": _skip_the_long_ones,
         },
     ),
-    "wilson": Exercise(
-        reference=wilson,
-        hint="With share = hits / n and slack = z² / n: the centre is (share + slack / 2) / "
-        "(1 + slack), and half the width is z · √(share · (1 − share) / n + slack / (4 n)) / "
-        "(1 + slack).",
-        cases=(
-            Case(
-                (0, 4),
-                (0.0, 0.4899),
-                why="With z² = 3.84 and no hit: 3.84 / (4 + 3.84) = 0.4899.",
-            ),
-            Case((2, 4), (0.1500, 0.8500), why="One half in four trials says very little."),
+}
+
+STATEMENTS = {
+    "examples": {
+        "a": Statement(
+            "Examples help this model, since one of the draws with examples did well.",
+            supported=False,
+            why="The comparator is no example at all, and a draw picked afterwards proves nothing.",
         ),
-        inputs=_wilson_inputs,
-        mistakes={
-            "the normal approximation is used, which is no interval at 0 or n hits": _normal,
-            "the division by 1 + z²/n is missing": _not_divided,
-            "the interval is centred on the share itself": _around_the_share,
-        },
-        atol=1e-4,
-    ),
+        "b": Statement(
+            "Which label an example is shown with changes the answers.",
+            supported=True,
+            why="P3a changes the label alone and watches the answers follow it.",
+        ),
+        "c": Statement(
+            "More examples are worse than fewer.",
+            supported=False,
+            why="P3c compares each number with none, and does not order the numbers among "
+            "themselves.",
+        ),
+        "d": Statement(
+            "What the model was trained for bounds how far back it finds a fact.",
+            supported=True,
+            why="P2c changes the distance alone; as large a step inside the bound does far less.",
+        ),
+        "e": Statement(
+            "Large models, too, are best without examples.",
+            supported=False,
+            why="One small model was asked; Brown et al. (2020) report the contrary of large ones.",
+        ),
+    },
 }
