@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_utils.architectures.attention import attention_weights, causal_mask
+from course_utils.architectures.attention import attention_weights, causal_mask, looks_back
 from course_utils.architectures.positions import (
     rotary_frequencies,
     rotate_plain,
     sinusoidal_positions,
 )
-from course_utils.exercises import Case, Exercise
+from course_utils.exercises import Case, Exercise, Statement
 
 
 def _random(seed: int, *shape: int) -> Tensor:
@@ -167,6 +167,61 @@ def _half_as_far(n_positions: int, d_model: int) -> Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
+# ── bytes in a cache ─────────────────────────────────────────────────────────────────────────────
+
+
+def cache_bytes(
+    n_layers: int, n_heads: int, n_kv_heads: int, d_head: int, n_tokens: int, number_bytes: int
+) -> int:
+    """Bytes of all keys and values that a decoder keeps of so many tokens."""
+    return 2 * n_layers * n_kv_heads * d_head * n_tokens * number_bytes
+
+
+def _cache_inputs() -> Iterator[tuple]:
+    yield from ((30, 9, 3, 64, 2048, 4), (32, 32, 32, 128, 4096, 2), (28, 16, 8, 128, 1, 2))
+
+
+# ── an induction head's stripe ───────────────────────────────────────────────────────────────────
+
+
+def induction(weights: Tensor, period: int) -> Tensor:
+    """Mean weight on the token that came after this one a period ago: (T, T) → a number."""
+    return looks_back(weights, period - 1, start=period)
+
+
+def _induction_inputs() -> Iterator[tuple]:
+    for seed, (n, period) in enumerate(((6, 3), (8, 4), (10, 5))):
+        scores = _random(seed, n, n).masked_fill(~causal_mask(n), -math.inf)
+        yield scores.softmax(-1), period
+
+
+def _twin(weights: Tensor, period: int) -> Tensor:
+    return looks_back(weights, period, start=period)
+
+
+def _before_the_twin(weights: Tensor, period: int) -> Tensor:
+    return looks_back(weights, period + 1)
+
+
+def _first_half_too(weights: Tensor, period: int) -> Tensor:
+    return looks_back(weights, period - 1)
+
+
+def _over_all(weights: Tensor, period: int) -> Tensor:
+    queries = torch.arange(period, len(weights))
+    return weights[queries, queries - period + 1].sum() / len(weights)
+
+
+# A text of two tokens, twice. Weight on the twin is 1/2, on what followed it 1/4.
+STRIPED = torch.tensor(
+    [
+        [1.0, 0.0, 0.0, 0.0],
+        [0.9, 0.1, 0.0, 0.0],
+        [0.5, 0.25, 0.25, 0.0],
+        [0.125, 0.5, 0.25, 0.125],
+    ]
+)
+
 LN3 = math.log(3) * math.sqrt(2)  # divided by √2 it is ln 3, and e^(ln 3) = 3
 
 EXERCISES = {
@@ -284,4 +339,81 @@ EXERCISES = {
             "the exponent is i/d_model instead of 2i/d_model": _half_as_far,
         },
     ),
+    "cache_bytes": Exercise(
+        reference=cache_bytes,
+        hint="Each layer keeps, for each token and each pair of key and value heads, one key and "
+        "one value of d_head numbers.",
+        cases=(
+            Case(
+                (1, 2, 1, 3, 10, 4),
+                240,
+                why="One layer and one shared pair: 10 tokens × (3 + 3) numbers × 4 bytes.",
+            ),
+        ),
+        inputs=_cache_inputs,
+        mistakes={
+            "only keys are counted, or only values": lambda n, h, g, d, t, b: n * g * d * t * b,
+            "all heads keep a key and a value, although some share them": (
+                lambda n, h, g, d, t, b: 2 * n * h * d * t * b
+            ),
+            "one layer is counted instead of all": lambda n, h, g, d, t, b: 2 * g * d * t * b,
+            "numbers are counted instead of bytes": lambda n, h, g, d, t, b: 2 * n * g * d * t,
+        },
+    ),
+    "induction": Exercise(
+        reference=induction,
+        hint="Query i, from period on, has its twin at i − period. What came after the twin stands "
+        "at i − period + 1. Take the mean of these weights.",
+        cases=(
+            Case(
+                (STRIPED, 2),
+                torch.tensor(0.25),
+                why="Queries 2 and 3 look at tokens 1 and 2 with a quarter each.",
+            ),
+        ),
+        inputs=_induction_inputs,
+        mistakes={
+            "it looks at the twin itself, not at what came after it": _twin,
+            "it looks at what came before the twin": _before_the_twin,
+            "queries of the first half count too, where nothing has come twice yet": (
+                _first_half_too
+            ),
+            "the sum is divided by the number of all tokens": _over_all,
+        },
+    ),
+}
+
+STATEMENTS = {
+    "measured": {
+        "a": Statement(
+            "A trained head prefers some tokens far more than a head with random weights does.",
+            supported=True,
+            why="Untrained heads were nearly uniform (A11c).",
+        ),
+        "b": Statement(
+            "The token with the largest weight is the one that matters most.",
+            supported=False,
+            why="The first token had the largest weight, and a small value (A11e).",
+        ),
+        "c": Statement(
+            "Without the scale 1/√D a softmax over 64-number vectors gets no gradient.",
+            supported=False,
+            why="At 64 numbers the gradients were alike; far larger vectors lose theirs (A11a2).",
+        ),
+        "d": Statement(
+            "An LSTM cannot recall a symbol over a distance at which attention can.",
+            supported=False,
+            why="With the right forget bias it recalled over 16; over 48 it was slower (A10b).",
+        ),
+        "e": Statement(
+            "Some heads look for what followed the same token earlier in the text.",
+            supported=True,
+            why="They did so in random tokens, and without them the copying broke (A11g, A11h).",
+        ),
+        "f": Statement(
+            "A cache makes a decoder need less memory.",
+            supported=False,
+            why="It saves time and costs memory, for every token the same (A10e).",
+        ),
+    },
 }

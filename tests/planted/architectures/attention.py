@@ -57,7 +57,17 @@ def attention_plain_overflowing(q, k, v, mask=None, scale=None):
     return powers @ v / total.masked_fill(total == 0, 1)
 
 
+def looks_back_forwards(weights, steps, start=0):
+    return right["looks_back"](weights.transpose(-2, -1), steps, start)
+
+
+def looks_back_from_the_first(weights, steps, start=0):
+    return right["looks_back"](weights, steps)
+
+
 BUGS = [
+    Bug("looks_back", "looks ahead", looks_back_forwards),
+    Bug("looks_back", "counts the early queries too", looks_back_from_the_first),
     Bug("attention_plain", "overflows", attention_plain_overflowing, tests="large_scores"),
     Bug("padding_mask", "is inverted", padding_mask_inverted),
     Bug("padding_mask", "masks queries", padding_mask_of_queries),
