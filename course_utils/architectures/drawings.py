@@ -259,12 +259,12 @@ def looking(names: Sequence[str], weights: Sequence[Sequence[float]], *, title: 
 
     `weights[i][j]` is how much token i takes from token j: the wider and darker, the more.
     """
-    figure, axes = new_figure(width=1.9 * len(names), height=2.5)
+    figure, axes = new_figure(width=2.4 * len(names), height=2.7)
     for i, row in enumerate(weights):
         for j, weight in enumerate(row):
             axes.plot([j, i], [0.15, 0.85], color=PALETTE[0], lw=9 * weight, alpha=weight)
-            x, y = j + 0.28 * (i - j), 0.15 + 0.28 * 0.7
-            axes.text(x, y, f"{weight:.2f}", ha="center", fontsize=9, color="#404040")
+            x, y = j + 0.75 * (i - j), 0.15 + 0.75 * 0.7
+            axes.text(x, y, f"{weight:.2f}", ha="center", va="center", fontsize=9)
     for y, role in ((0, "gives"), (1, "takes")):
         axes.text(-0.55, y, role, ha="right", va="center", color="#606060")
         for x, name in enumerate(names):
