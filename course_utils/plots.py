@@ -62,7 +62,7 @@ _MOST_NAMES = 12  # that are read out of one list
 def alt_text(figure: Figure) -> str:
     """A figure in words, from what is drawn: its kind, title, panels, axes, series and names.
 
-    `Line chart: The loss falls. Across: step. Upwards: loss. Series: ours, torch.`
+    `Line chart: The loss falls. Across: step. Upwards: loss. Series: ours; torch.`
     """
     whole = figure.get_suptitle()
     drawn = [axes for axes in figure.axes if axes.get_label() != "<colorbar>"]
@@ -93,7 +93,7 @@ def _unique(texts: Iterable[str]) -> list[str]:
 
 def _listed(names: Sequence[str]) -> str:
     more = len(names) - _MOST_NAMES
-    return ", ".join(names[:_MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    return "; ".join(names[:_MOST_NAMES]) + (f"; and {more} more" if more > 0 else "")
 
 
 def _kind(axes: Axes) -> str:

@@ -61,21 +61,21 @@ def test_dots_show_one_picture(shown):
 
 def test_a_chart_says_its_kind_title_axes_and_series(shown):
     plots.lines({"ours": ([1], [3]), "torch's": ([1], [2])}, title="Ours wins.", x="n", y="ms")
-    words = "Line chart: Ours wins. Across: n. Upwards: ms. Series: ours, torch's."
+    words = "Line chart: Ours wins. Across: n. Upwards: ms. Series: ours; torch's."
     assert alt_text_of(shown[0]) == words
 
 
 def test_bars_and_dots_say_their_names_and_guides(shown):
     plots.bars({"ours": 1.0, "2 others": 2.0}, title="t", y="share (%)")
     plots.dots({"few": [0.25], "none": []}, title="t", x="share", guide=(0.25, "guessing"))
-    assert alt_text_of(shown[0]) == "Bar chart: t. Across: share (%). Names: ours, 2 others."
-    assert alt_text_of(shown[1]) == "Dot chart: t. Across: share. Names: few, none, guessing."
+    assert alt_text_of(shown[0]) == "Bar chart: t. Across: share (%). Names: ours; 2 others."
+    assert alt_text_of(shown[1]) == "Dot chart: t. Across: share. Names: few; none; guessing."
 
 
 def test_panels_are_named_and_so_is_the_colour(shown):
     plots.heatmaps({"one": [[0.5]], "two": [[0.1]]}, title="t", x="key", y="query", value="weight")
     assert alt_text_of(shown[0]) == (
-        "Heat map: t. 2 panels: one, two. Across: key. Upwards: query. Colour: weight."
+        "Heat map: t. 2 panels: one; two. Across: key. Upwards: query. Colour: weight."
     )
 
 
@@ -93,7 +93,7 @@ def test_a_single_panel_is_the_title_and_an_empty_figure_has_none(shown):
 
 def test_long_lists_are_cut(shown):
     plots.bars({f"name {i}": 1.0 for i in range(15)}, title="t", y="y")
-    assert alt_text_of(shown[0]).endswith("name 11 and 3 more.")
+    assert alt_text_of(shown[0]).endswith("name 11; and 3 more.")
 
 
 DRAWINGS = [
