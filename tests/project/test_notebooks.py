@@ -141,6 +141,7 @@ def complaints(sentence: str, code: str = "", printed: str = "") -> list[str]:
         ("In Holtzman's table it is 12.38.", ["12.38"]),
         ("Is it so? It holds in 37 runs.", ["37"]),
         ("It took 100% of it", ["100%"]),
+        ("One costs $37, the other $38.", ["37", "38"]),
     ],
 )
 def test_a_number_from_nowhere_is_named(sentence, numbers) -> None:
@@ -172,6 +173,7 @@ def test_a_number_from_nowhere_is_named(sentence, numbers) -> None:
         "Between 0 and 1 lie 2 of them.",
         "`top_k=50` keeps fifty; $x = 37$ and $$y = 99$$ are formulas.",
         "```\n37 code\n```\nNothing else.",
+        "An angle of $i /\n10000^{2i/D}$ each.",
         "1. first\n2. second\n13. thirteenth",
         "## 3 Beam search",
         "It is below 10⁻¹⁰.",

@@ -73,7 +73,7 @@ def sentences(markdown: str) -> Iterator[str]:
     """The sentences, list items and table rows of a cell, without code, formulas and addresses."""
     text = re.sub(r"(?ms)^```.*?^```[^\n]*$|<!--.*?-->", "", markdown)
     text = re.sub(r"(?s)\$\$.*?\$\$|\\begin\{.*?\\end\{\w+\*?\}", "x", text)
-    text = re.sub(r"(?<!\\)\$[^$\n]+?\$", "x", text)  # a formula
+    text = re.sub(r"(?<!\\)\$(?=\S)(?:[^$\n]|\n(?!\s*\n))+?(?<=\S)\$(?!\d)", "x", text)
     text = re.sub(r"`+[^`]+`+", "code", text)
     text = re.sub(r"</?[a-z][^>]*>", " ", text)
     for block in re.split(r"\n\s*\n|\n(?=\s*(?:[-*+]|\d+\.) |\s*\||#+ )", text):
