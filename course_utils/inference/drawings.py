@@ -55,9 +55,10 @@ def surprise_and_repetition(
     for name, (x, y) in points.items():
         if name != reference:
             axes.plot(x, y, "o", ms=7, color=PALETTE[0])
+            low = y < 0.3  # many stand at the bottom, side by side: their names lean
             axes.annotate(
-                name, (x, y), (0, 8), textcoords="offset points", rotation=58, fontsize=9,
-                color=PALETTE[0],
+                name, (x, y), (0, 8) if low else (8, -3), textcoords="offset points",
+                rotation=58 if low else 0, fontsize=9, color=PALETTE[0],
             )  # fmt: skip
     axes.set_ylim(-0.03, 1.0)
     axes.set_xscale("log")
