@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.runner.display import measured_values
-from course_utils.runner.ledger import failed, held, verdict_of
+from course_utils.runner.ledger import failed, held, kind_of, verdict_of
 from course_utils.runner.results import Result
 from course_utils.runner.units import duration, memory
 
@@ -32,6 +32,7 @@ def render(results: list[Result], about: dict[str, Any]) -> str:
         "measured": shown_values,
         "verdict": verdict_of,
         "held": held,
+        "kind": kind_of,
     }
     environment.tests["failed"] = failed
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))

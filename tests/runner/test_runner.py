@@ -259,11 +259,12 @@ def test_a_claim_about_time_is_information_whatever_came_out(capsys) -> None:
     text = report.render([outcome], about)
     assert "All 1 notebooks ran, claims held: 1/1, timing 1/2" in text
     assert '<td class="">not on this machine; elsewhere: holds</td>' in text
+    assert text.count("<td>here</td>") == 2
     assert text.count('<td class="good">holds</td>') == 2
     assert 'class="bad"' not in text
     display.console().print(display.claims_table([slow]))
     said = capsys.readouterr().out
-    assert "not on this machine; elsewhere: holds" in said
+    assert all(part in said for part in ("here", "not on this machine;", "elsewhere: holds"))
 
 
 def test_claims_json_has_results_and_ledger() -> None:
