@@ -141,6 +141,9 @@ def lines(
     levels: Mapping[str, float] | None = None,
 ) -> None:
     """Draw named curves, `series["ours"] = (xs, ys)`, and named grey lines across, `levels`."""
+    import matplotlib as mpl
+    import matplotlib.ticker
+
     figure, axes = new_figure()
     for height, (name, value) in enumerate((levels or {}).items()):
         axes.axhline(value, color=GREY, ls=("--", ":", "-.")[height % 3], lw=1.5, label=name)
@@ -153,6 +156,11 @@ def lines(
         axes.minorticks_off()
     if log_y:
         axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        if high < 100 * low:  # powers of ten would name two places at most
+            axes.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+            axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
     if len(series) + len(levels or {}) > 1:
         axes.legend()
     label(axes, title, x, y)

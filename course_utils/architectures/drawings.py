@@ -79,7 +79,7 @@ def tinted(text: str, values: Sequence[float], *, title: str, limit: float = 1.0
             at += 1
     axes.set(xlim=(0, width + 1), ylim=(len(rows) - 0.5, -0.5))
     axes.set_axis_off()
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    label(axes, title, "", "")
     show(figure)
 
 

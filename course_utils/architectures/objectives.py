@@ -100,29 +100,34 @@ def counted_nats(seen: Tensor, unseen: Tensor, order: int, vocab_size: int) -> T
     p interpolates the counts of the last `order` tokens in `seen` (N, T), of fewer, and of none:
     p_n = (count + u·p_{n−1}) / (all + u), where u is how many different tokens followed the context
     (Witten & Bell 1991, method C). order 1 counts pairs, 2 triples. Raises ValueError where the
-    table of counts would not fit: vocab_size^(order + 1) above 50 million.
+    contexts have no number of 64 bits: vocab_size^(order + 1) above 2^62.
 
     >>> seen, unseen = torch.tensor([[0, 1, 0, 1, 0]]), torch.tensor([[0, 1]])
     >>> counted_nats(seen, unseen, order=1, vocab_size=2).exp()  # 1/p, p = (2 + 1·(2 + 1)/7) / 3
     tensor([[1.2353]])
     """
-    if order < 0 or vocab_size ** (order + 1) > 50_000_000:
+    if order < 0 or vocab_size ** (order + 1) > 2**62:
         raise ValueError(
             f"order is {order} over {vocab_size} tokens; counts need an order from 0 on, and "
-            "vocab_size^(order + 1) of at most 50 million"
+            "vocab_size^(order + 1) of at most 2^62"
         )
     p = torch.full((unseen.shape[0], unseen.shape[1] - order), 1 / vocab_size, dtype=torch.double)
     for n in range(order + 1):
-        count = torch.bincount(
-            _codes(seen, n, vocab_size).flatten(), minlength=vocab_size ** (n + 1)
-        )
-        count = count.view(-1, vocab_size)  # (contexts, V)
-        total, followers = count.sum(1), (count > 0).sum(1)
+        grams, count = _codes(seen, n, vocab_size).unique(return_counts=True)
+        contexts, which = (grams // vocab_size).unique(return_inverse=True)
+        total = torch.zeros_like(contexts).scatter_add_(0, which, count)
         code = _codes(unseen, n, vocab_size)[:, order - n :]
-        context = code // vocab_size
-        here, of, u = count.flatten()[code], total[context], followers[context]
-        p = torch.where(of > 0, (here + u * p) / (of + u).clamp(min=1), p)
+        here = _looked_up(code, grams, count)
+        of = _looked_up(code // vocab_size, contexts, total)
+        followers = _looked_up(code // vocab_size, contexts, which.bincount())
+        p = torch.where(of > 0, (here + followers * p) / (of + followers).clamp(min=1), p)
     return -p.log().float()
+
+
+def _looked_up(codes: Tensor, known: Tensor, values: Tensor) -> Tensor:
+    """The value of each code among the `known` ones, which are sorted; 0 for the others."""
+    at = torch.searchsorted(known, codes.contiguous()).clamp(max=len(known) - 1)
+    return torch.where(known[at] == codes, values[at], 0)
 
 
 def _codes(ids: Tensor, n: int, vocab_size: int) -> Tensor:

@@ -182,7 +182,11 @@ def flow(net: ProbeNet, delay: int, seed: int = 0) -> float:
     """
     ids, _ = recall_batch(1, delay, net.out.out_features, torch.Generator().manual_seed(seed))
     x, weights = net.embedding(ids)[0].detach(), tuple(w.detach() for w in net.weights)
-    return gradient_flow(net.kind, x, weights, part="c" if net.kind == "lstm" else "h")[1].item()
+    if net.kind == "coupled":  # 1 − σ(z) is σ(−z): an LSTM whose i is computed from −z of f
+        weights = tuple(torch.cat([-w.chunk(4)[1], *w.chunk(4)[1:]]) for w in weights)
+    has_cell = net.kind in ("lstm", "coupled")
+    kind, part = ("lstm", "c") if has_cell else (net.kind, "h")
+    return gradient_flow(kind, x, weights, part=part)[1].item()
 
 
 def _clip_each(stacked: Collection[Tensor], max_norm: float) -> None:

@@ -149,7 +149,7 @@ def _counted_plainly(seen, row, order, vocab_size):
     return found
 
 
-@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("order", [0, 1, 2, 4])
 def test_counted_nats_are_witten_and_bells(order):
     torch.manual_seed(order)
     seen, unseen = torch.randint(5, (4, 9)), torch.randint(6, (2, 7))  # token 5 was never seen
@@ -167,7 +167,7 @@ def test_counted_nats_are_a_distribution(order):
     assert p.sum().item() == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("order", [-1, 5])
-def test_counted_nats_refuse_a_table_that_does_not_fit(order):
-    with pytest.raises(ValueError, match="at most 50 million"):
+@pytest.mark.parametrize("order", [-1, 9])
+def test_counted_nats_refuse_contexts_without_a_number(order):
+    with pytest.raises(ValueError, match="at most 2\\^62"):
         counted_nats(torch.zeros(1, 8, dtype=torch.long), torch.zeros(1, 8), order, 84)

@@ -191,3 +191,21 @@ def test_linear_scan_takes_log_many_rounds():
     rounds, steps = (chains[256][i] / chains[16][i] for i in (0, 1))
     assert rounds < 2.5  # 8 rounds against 4
     assert steps > 12  # 256 steps against 16
+
+
+def test_a_tied_nets_flow_is_automatic_differentiations():
+    torch.manual_seed(0)
+    net = ProbeNet("coupled", 4, d_hidden=5)
+    ids, _ = recall_batch(1, 6, 4, torch.Generator().manual_seed(3))
+    x = net.embedding(ids)[0].detach()
+
+    def rest(c):
+        state = (first[0], c)
+        for x_t in x[1:]:
+            state = cells.coupled_lstm_step(x_t, state, *net.weights)
+        return state[1]
+
+    first = cells.coupled_lstm_step(x[0], (torch.zeros(5), torch.zeros(5)), *net.weights)
+    jacobian = torch.autograd.functional.jacobian(rest, first[1].detach())
+    expected = torch.linalg.matrix_norm(jacobian, ord=2).item()
+    assert probes.flow(net, 6, seed=3) == pytest.approx(expected, rel=1e-4)
