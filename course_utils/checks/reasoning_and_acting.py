@@ -356,7 +356,7 @@ STATEMENTS = {
         "e": Statement(
             "An observation on one line cannot do harm.",
             False,
-            "It writes no action itself, and it changed the model's next one.",
+            "It writes no action itself, and yet an order in a page reached some next actions.",
         ),
         "f": Statement(
             "A grammar makes a tool call useful.",
