@@ -124,7 +124,9 @@ def label(axes: Axes, title: str, x: str, y: str) -> None:
     """Title an axes with its finding, in lines that fit, and name both axes with their units."""
     import textwrap
 
-    fits = int(8.3 * (axes.figure.get_figwidth() - 0.8))  # characters of bold 12 points
+    longest = max((len(text.get_text()) for text in axes.get_yticklabels()), default=0)
+    inches = axes.figure.get_figwidth() / len(axes.figure.axes) - 0.5 - 0.08 * longest
+    fits = int(8.3 * inches)  # characters of bold 12 points
     axes.set_title(textwrap.fill(title, max(20, fits)), loc="left", fontsize=12, fontweight="bold")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -161,7 +163,9 @@ def lines(
             axes.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
             axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
-    if len(series) + len(levels or {}) > 1:
+    if len(series) + len(levels or {}) > 5:  # so many would cover the lines
+        figure.legend(fontsize=9, loc="outside lower center", ncols=3)
+    elif len(series) + len(levels or {}) > 1:
         axes.legend()
     label(axes, title, x, y)
     show(figure)
