@@ -217,14 +217,15 @@ def cell(kind: str, *, title: str) -> None:
     show(figure)
 
 
-_KINDS = {"look": 0, "norm": 7, "work": 2, "cross": 3}  # colours of the palette
+_KINDS = {"look": 0, "norm": 7, "after": 7, "work": 2, "cross": 3}  # colours of the palette
 
 
 def blocks(columns: Mapping[str, Sequence[str]], *, title: str) -> None:
     """Draw blocks side by side, upwards: `columns[family]` lists what a vector meets in its order.
 
-    A part is "kind: text", its kind one of norm, look, cross and work; "+" adds what came in at the
-    part after the last "+", or at the bottom. Raises ValueError for another kind.
+    A part is "kind: text", its kind one of norm, look, cross and work, or "after": a norm behind an
+    addition, from which the next one starts. "+" adds what came out of the last of these, or came
+    in at the bottom. Raises ValueError for another kind.
     """
     tallest = max(map(len, columns.values()))
     figure, axes = new_figure(width=2.5 * len(columns), height=0.5 * tallest + 0.8)
@@ -245,6 +246,7 @@ def blocks(columns: Mapping[str, Sequence[str]], *, title: str) -> None:
             kind, _, text = part.partition(": ")
             if kind not in _KINDS:
                 raise ValueError(f"the part is {part!r}; its kind is one of {', '.join(_KINDS)}")
+            entered = y + 0.4 if kind == "after" else entered
             box = {"boxstyle": "round,pad=0.3", "facecolor": PALETTE[_KINDS[kind]]}
             axes.text(i, y, text, ha="center", va="center", color="white", fontsize=9.5, bbox=box)
         axes.annotate("", (i, len(parts) - 0.3), (i, len(parts) - 0.72), arrowprops=line)
