@@ -228,8 +228,7 @@ STATEMENTS = {
         "c": Statement(
             "More examples are worse than fewer.",
             supported=False,
-            why="P3c compares each number with none, and does not order the numbers among "
-            "themselves.",
+            why="P3c compares a few with none, and does not order the numbers among themselves.",
         ),
         "d": Statement(
             "What the model was trained for bounds how far back it finds a fact.",
