@@ -46,8 +46,8 @@ _ID = re.compile(r"[A-Z]\d+([a-z]\d*)?")
 def claim(
     id: str,
     sentence: str,
-    test: Test | None = None,
-    found: Any = None,
+    test: Test,
+    found: Any,
     /,
     *,
     null: Mapping[str, Any] | None = None,
@@ -57,7 +57,6 @@ def claim(
     decided_by: str = "",
     notes: str = "",
     scope: str = "",
-    **first_edition: Any,
 ) -> None:
     """State what data, training or sampling decided: kind *measured*.
 
@@ -71,8 +70,6 @@ def claim(
     when it does not hold.
     """
     _check_id(id)
-    if "holds" in first_edition:
-        return _asserted(id, sentence, verdict, condition, **first_edition)
     _check_measured(id, test, found, null, otherwise, condition, verdict, decided_by, scope)
     judged = [judge("found", test, found, True)]
     undecided = verdict == "undecided here"
@@ -96,33 +93,6 @@ def claim(
             record=record_of(id),
         )
     )
-
-
-def _asserted(
-    id: str,
-    sentence: str,
-    verdict: str,
-    condition: str,
-    *,
-    holds: Any,
-    timing: bool = False,
-    **values: Any,
-) -> None:
-    """A claim as the first edition stated it: an outcome without a test or a null.
-
-    It stops the notebook when it does not hold, unless `timing` says that it is about this machine.
-    """
-    if timing:
-        return here(id, sentence, holds, verdict=verdict, **values)
-    outcome = plain_value(holds)
-    if not isinstance(outcome, bool) or not values:
-        raise ValueError(f"claim {id}: give holds as one boolean, and the values it rests on")
-    if verdict not in VERDICTS or (verdict == "holds if" and not condition):
-        raise ValueError(f"claim {id}: {verdict!r} is no verdict, or lacks its condition")
-    says = f"holds if {condition}" if verdict == "holds if" else verdict
-    named = {name.replace("_", " "): value for name, value in values.items()}
-    line = Line("found", named, outcome, True)
-    conclude(Box(id, "asserted", sentence, says, [line], outcome))
 
 
 def follows(id: str, sentence: str, test: Test, found: Any, /, *, because: str) -> None:

@@ -279,42 +279,6 @@ def test_here_refuses_what_the_guard_would_compare(shown, outcome, times, messag
         here("A5", "It is quick", outcome, **times)
 
 
-# ── claims as the first edition stated them ─────────────────────────────────────────────────────
-
-
-def test_an_asserted_claim_shows_its_values_and_stops_when_it_does_not_hold(shown):
-    claim("I2", "Entropy rises", holds=np.bool_(True), low_end=0.5, steps=3)
-    text = shown[0]["data"]["text/plain"]
-    assert text == "I2  Entropy rises — holds\n    found · low end ⟨0.5⟩ · steps 3"
-    (entry,) = ledger(shown)
-    assert entry["kind"] == "asserted"
-    assert entry["values"] == {"low end": 0.5, "steps": 3}
-    with pytest.raises(ClaimFailed, match=r"I2 does not hold: Entropy rises.*low end ⟨0\.1⟩"):
-        claim("I2", "Entropy rises", holds=False, low_end=0.1)
-
-
-def test_an_asserted_claim_about_time_stops_nothing(shown):
-    for outcome in (True, False):
-        claim("A5", "It is slow", holds=outcome, timing=True, seconds=1.0, runs=3)
-    assert without_what_is_masked(shown[:1]) == without_what_is_masked(shown[1:])
-    assert [entry["kind"] for entry in ledger(shown)] == ["here", "here"]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        dict(holds=1, n=3),
-        dict(holds=torch.tensor([True, False]), n=3),
-        dict(holds=True),
-        dict(holds=True, verdict="maybe", n=1),
-        dict(holds=True, verdict="holds if", n=1),
-    ],
-)
-def test_a_malformed_asserted_claim_is_refused(shown, options):
-    with pytest.raises(ValueError, match="claim I1:"):
-        claim("I1", "text", **options)
-
-
 # ── findings, records, the table ────────────────────────────────────────────────────────────────
 
 

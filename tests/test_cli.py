@@ -57,7 +57,8 @@ def test_the_version_is_the_packages() -> None:
 def _measured(*ids: str) -> dict:
     notebook = toy_course.notebook("1")
     for id in ids:
-        entry = {"id": id, "text": f"text {id}", "holds": True, "verdict": "holds", "values": {}}
+        entry = {"id": id, "text": f"text {id}", "holds": True, "verdict": "holds"}
+        entry |= {"kind": "measured", "values": {}}
         data, metadata = {"text/plain": id}, {"claim": entry}
         output = {"output_type": "display_data", "data": data, "metadata": metadata}
         notebook["cells"][0]["outputs"].append(output)
@@ -71,7 +72,7 @@ def test_the_ledger_is_in_the_order_of_the_ids(tmp_path: Path, monkeypatch) -> N
     assert done.exit_code == 0
     lines = done.output.splitlines()
     assert [line.split()[0] for line in lines] == ["claim", "A1", "A2", "A10"]
-    assert lines[2].split()[:4] == ["A2", "00", "asserted", "holds"]
+    assert lines[2].split()[:4] == ["A2", "00", "measured", "holds"]
 
 
 def test_an_id_that_stands_twice_is_flagged(tmp_path: Path, monkeypatch) -> None:
@@ -269,7 +270,6 @@ def test_a_new_notebook_is_in_the_form_of_the_house(fresh: Path) -> None:
     notebook = notebooks.load(fresh / "notebooks" / "17_new_topic.ipynb")
     assert layout.faults(notebook) == []
     assert prose.homeless(notebook) == []
-    assert not layout.is_first_edition(notebook)
     texts = [notebooks.source_of(cell) for cell in notebook["cells"]]
     order = ["What you now know", "claims_table()", "## Exercises", "## Further reading"]
     places = [next(i for i, text in enumerate(texts) if part in text) for part in order]

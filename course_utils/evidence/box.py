@@ -86,7 +86,6 @@ class Box:
             "verdict": (self.because or "here") if self.kind == "here" else self.verdict,
             "scope": self.scope,
             "holds": self.holds,
-            "timing": self.kind == "here",
             "free": self.free,
             "values": found.get("found", found.get("timed", {})),
             "null": {name: found[name] for name in found if name not in ("found", "timed")},

@@ -91,13 +91,13 @@ def by_id(id: str) -> tuple[str, int, str]:
 
 
 def kind_of(claim: dict) -> str:
-    """A claim's kind: measured, follows or here; asserted, as the first edition did it."""
-    return claim.get("kind", "here" if claim.get("timing", False) else "asserted")
+    """A claim's kind: measured, follows or here; – where its notebook stopped at it."""
+    return claim.get("kind", "–")
 
 
 def failed(claim: dict) -> bool:
     """Whether a claim was measured and did not hold; some are free: of time, or undecided."""
-    return not claim["holds"] and not claim.get("free", kind_of(claim) == "here")
+    return not claim["holds"] and not claim.get("free", False)
 
 
 def verdict_of(claim: dict) -> str:

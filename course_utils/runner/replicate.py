@@ -227,7 +227,7 @@ def _of_claim(entries: list[dict[str, Any] | None]) -> dict[str, Any]:
                     label = f"{name} {i + 1}" if len(values) > 1 else name
                     numbers.setdefault(label, []).append(one)
     return {
-        "kind": there[-1].get("kind", "asserted"),
+        "kind": ledger.kind_of(there[-1]),
         "verdict": there[-1]["verdict"],
         "held": sum(outcomes),
         "runs": len(outcomes),

@@ -1,8 +1,4 @@
-"""The stored notebooks' form and the numbers in their prose; and proof that both are seen.
-
-Notebooks of the first edition are exempt: those in which a claim is still an outcome without a
-test, `claim(…, holds=…)`. What changes the last of them makes a notebook one of the second edition.
-"""
+"""The stored notebooks' form and the numbers in their prose; and proof that faults are seen."""
 
 from __future__ import annotations
 
@@ -20,22 +16,15 @@ PATHS = notebooks.all_notebooks(ROOT)
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
 
-def of_the_second_edition(path: Path) -> dict:
-    notebook = notebooks.load(path)
-    if layout.is_first_edition(notebook):
-        pytest.skip(f"{path.stem} is of the first edition")
-    return notebook
-
-
 @each_notebook
 def test_the_form_is_the_house_styles(path: Path) -> None:
-    faults = layout.faults(of_the_second_edition(path))
+    faults = layout.faults(notebooks.load(path))
     assert not faults, "\n".join(faults)
 
 
 @each_notebook
 def test_every_number_in_prose_has_a_home(path: Path) -> None:
-    complaints = prose.homeless(of_the_second_edition(path))
+    complaints = prose.homeless(notebooks.load(path))
     assert not complaints, "\n".join(map(str, complaints))
 
 
@@ -95,22 +84,6 @@ def test_a_picture_without_words_is_a_fault() -> None:
     assert fault == "In [1] shows a picture without alt text; show it by plots.show"
     picture["metadata"] = {"image/png": {"alt": "Line chart: it falls."}}
     assert layout.faults(notebook) == []
-
-
-@pytest.mark.parametrize(
-    ("source", "first"),
-    [
-        ("claim('A1', 'text', holds=x > 1, x=x)", True),
-        ("claims.claim('A1', 'text', holds=True, x=x)", True),
-        ("claim('A1', 'text', test, found, null={})", False),
-        ("here('A1', 'text', True, seconds=1.0)", False),
-        ("# claim('A1', 'text', holds=x > 1, x=x)", False),
-    ],
-)
-def test_the_first_edition_is_known_by_its_claims(source, first) -> None:
-    notebook = toy_course.notebook(source)
-    notebook["cells"][0] |= {"cell_type": "code", "outputs": []}
-    assert layout.is_first_edition(notebook) is first
 
 
 # ── that numbers from nowhere are seen ──────────────────────────────────────────────────────────

@@ -32,8 +32,8 @@ BAD = {
     "n02_killed": (PARAMETERS, "print('before')", "import os\nos.kill(os.getpid(), 9)"),
     "n03_exits": ("import os\nos._exit(7)",),
     "n04_false": (
-        "from course_utils.claims import claim",
-        "claim('A1', 'Two is odd', holds=2 % 2 == 1, rest=2 % 2)",
+        "from course_utils.claims import follows",
+        "follows('A1', 'Two is odd', lambda n: n % 2 == 1, 2, because='it is counted')",
     ),
     "n05_good": (PARAMETERS, "print('fine')"),
     "n06_surrogate": ("# →", "1", "print('→')", "raise ValueError('→ bad: ' + chr(0xd83d))", "4"),

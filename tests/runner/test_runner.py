@@ -238,21 +238,21 @@ def test_the_report_shows_everything_and_runs_nothing() -> None:
     assert not any(raw in text for raw in ("<script", "'<y>'", "<z>", "<x>", "http://", "https://"))
 
 
-def _claim(id: str, holds: bool, timing: bool) -> dict:
+def _claim(id: str, holds: bool, kind: str) -> dict:
     about = {"notebook": "01", "text": f"text {id}", "verdict": "holds", "values": {"t": 0.5}}
-    return about | {"id": id, "holds": holds, "timing": timing}
+    return about | {"id": id, "holds": holds, "kind": kind, "free": kind == "here"}
 
 
 def test_a_claim_about_time_is_information_whatever_came_out(capsys) -> None:
     fast, slow, true = (
-        _claim("A5", True, True),
-        _claim("A7", False, True),
-        _claim("A6", True, False),
+        _claim("A5", True, "here"),
+        _claim("A7", False, "here"),
+        _claim("A6", True, "measured"),
     )
     assert ledger.held([fast, slow, true]) == "1/1, timing 1/2"
     assert ledger.held([slow]) == "timing 0/1"
     assert ledger.held([]) == "–"
-    assert ledger.held([_claim("A8", False, False)]) == "0/1"
+    assert ledger.held([_claim("A8", False, "measured")]) == "0/1"
     outcome = results.Result("01", "ok", 1.0, 2.0, [fast, slow, true])
     assert outcome.good
     about = {"profile": "cpu", "parameters": {}, "machine": "m", "finished": "now"}
@@ -339,8 +339,8 @@ def test_a_recording_needs_a_cost_cell(tmp_path: Path) -> None:
 
 WOBBLY = (
     "import random, time\n"
-    "from course_utils.claims import claim, measured\n"
-    "claim('L1', 'Time passes', holds=True, now=time.time())\n"
+    "from course_utils.claims import here, measured\n"
+    "here('L1', 'Time passes', True, now=time.time())\n"
     "print('spread', measured(random.random()))"
 )
 FIGURE = (
@@ -428,7 +428,7 @@ def test_a_run_leaves_notebooks_claims_and_report(finished) -> None:
     assert [claim["id"] for claim in record_["claims"]] == ["L1"]
     assert [entry["exempt"] for entry in record_["notebooks"]] == [0, 1]
     report_ = (root / "runs" / "cpu" / "report.html").read_text()
-    assert "All 2 notebooks ran, claims held: 1/1" in report_
+    assert "All 2 notebooks ran, claims held: timing 1/1" in report_
     assert "Report: runs/cpu/report.html" in said
     assert "00_big: ok" in said
 

@@ -1,4 +1,4 @@
-"""The form of a stored notebook of the second edition: what a reader meets, in which order."""
+"""The form of a stored notebook: what a reader meets, and in which order."""
 
 from __future__ import annotations
 
@@ -14,14 +14,6 @@ MOST_LINES = 15  # of a code cell; empty ones do not count, comments do
 MOST_IN_A_ROW = 2  # code cells without a sentence between them
 LEAST_EXERCISES = 4
 EXERCISES = ("check", "predict", "judge")
-
-
-def is_first_edition(notebook: dict) -> bool:
-    """Whether a claim is still stated as an outcome, `claim(…, holds=…)`, without test and null."""
-    return any(
-        _name(call) == "claim" and any(word.arg == "holds" for word in call.keywords)
-        for call in _calls(notebook)
-    )
 
 
 def faults(notebook: dict) -> list[str]:
