@@ -68,7 +68,7 @@ def test_a_bad_notebook_stops_no_other_and_the_status_is_1(bad) -> None:
         ("01_hangs", "timed out", 3, SLEEP, "still running after 8 s, the limit"),
         ("02_killed", "kernel died", 3, "os.kill", "killed by SIGKILL; the system may have run"),
         ("03_exits", "kernel died", 1, "os._exit(7)", "exited by itself with status 7"),
-        ("04_false", "failed", 2, "claim('A1'", "ClaimFailed: A1 does not hold: Two is odd"),
+        ("04_false", "failed", 2, "follows('A1'", "ClaimFailed: A1 does not hold: Two is odd"),
         ("06_surrogate", "failed", 3, "raise ValueError", "ValueError: → bad: �"),
     ],
 )
