@@ -69,6 +69,7 @@ SMALL = DecoderConfig(vocab_size=10, d_model=4, n_heads=2, n_kv_heads=1, n_layer
 def _count_inputs() -> Iterator[tuple]:
     yield (DecoderConfig(7, d_model=6, n_heads=2, n_kv_heads=2, n_layers=3, d_ff=5),)
     yield (DecoderConfig(9, d_model=8, n_heads=4, n_kv_heads=2, n_layers=2, d_ff=11),)
+    yield (DecoderConfig(5, d_model=12, n_heads=3, n_kv_heads=1, n_layers=1, d_ff=7),)
 
 
 def _kv(config: DecoderConfig) -> int:
