@@ -120,14 +120,18 @@ def _written(axes: Axes) -> Iterator[str]:
             yield text.get_text()
 
 
-def label(axes: Axes, title: str, x: str, y: str) -> None:
-    """Title an axes with its finding, in lines that fit, and name both axes with their units."""
+def _filled(title: str, inches: float) -> str:
+    """A title in lines of at most so many inches."""
     import textwrap
 
+    return textwrap.fill(title, max(20, int(8.3 * inches)))  # characters of bold 12 points
+
+
+def label(axes: Axes, title: str, x: str, y: str) -> None:
+    """Title an axes with its finding, in lines that fit, and name both axes with their units."""
     longest = max((len(text.get_text()) for text in axes.get_yticklabels()), default=0)
     inches = axes.figure.get_figwidth() / len(axes.figure.axes) - 0.5 - 0.08 * longest
-    fits = int(8.3 * inches)  # characters of bold 12 points
-    axes.set_title(textwrap.fill(title, max(20, fits)), loc="left", fontsize=12, fontweight="bold")
+    axes.set_title(_filled(title, inches), loc="left", fontsize=12, fontweight="bold")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
 
@@ -288,5 +292,6 @@ def heatmaps(
     axes[0, 0].set_ylabel(y)
     if value:
         figure.colorbar(image, ax=list(axes[0]), label=value)
-    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    fits = figure.get_figwidth() - 0.2
+    figure.suptitle(_filled(title, fits), fontweight="bold", x=0.01, ha="left")
     show(figure)
