@@ -323,8 +323,8 @@ STATEMENTS = {
         "c": Statement(
             "The more passages a prompt holds, the better the answers.",
             False,
-            "R2k: with two passages the gold one was there more often, and fewer answers were "
-            "right.",
+            "Section 11: the gold passage was there at least as often, and the answers were no "
+            "better.",
         ),
         "d": Statement(
             "An answer that its citation supports can be trusted.",
