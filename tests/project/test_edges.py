@@ -18,6 +18,7 @@ import torch
 from course_utils import engines, metrics, training
 from course_utils.architectures import attention, gradient_flow, kv_cache, objectives, recurrent
 from course_utils.backends import protocol
+from course_utils.finetuning import lora, packing, prompt_tuning, transfer
 from course_utils.inference import decoding, processors, search
 from course_utils.prompting import acting, prompts, ranking, reasoning, retrieval
 from course_utils.prompting.prompts import Shot
@@ -28,6 +29,7 @@ LOGITS = torch.tensor([[0.5, 2.0, 1.0]])
 IDS = torch.tensor([[0, 1]])
 SHOTS = [Shot("fine", "yes"), Shot("bad", "no"), Shot("so so", "no")]
 WORDS = [pronunciation.Entry(word, (("K", "AE", "T"),)) for word in ("cat", "bat", "hat", "mat")]
+NET = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))
 LAST = np.array([0.5, 0.1])
 
 
@@ -53,6 +55,11 @@ def cropped(length: int) -> None:
     cache = kv_cache.KVCache(1)
     cache.layers[0].extend(torch.zeros(1, 1, 3, 2), torch.zeros(1, 1, 3, 2))
     cache.crop(length)
+
+
+def rates_with(decay: float) -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(1, 1))
+    transfer.layerwise_rates(net, net, 0.1, decay)
 
 
 def clipped(max_norm: float) -> float:
@@ -161,6 +168,14 @@ EDGES = {
     "retrieval.reciprocal_rank_fusion k": Edge(
         lambda k: retrieval.reciprocal_rank_fusion([["a"]], k=k), (0,), (-1,)
     ),
+    "lora.lora_scale rank": Edge(lambda r: lora.lora_scale(r, 1), (1,), (0,)),
+    "lora.lora_scale alpha": Edge(lambda a: lora.lora_scale(2, a), (-1e-9, 1e-9), (0, math.inf)),
+    "lora.check_rank rank": Edge(lambda r: lora.check_rank(r, 4, 6), (1, 3), (4,)),
+    "prompt_tuning.random_prompt n": Edge(lambda n: prompt_tuning.random_prompt(n, 2), (1,), (0,)),
+    "transfer.train_last k": Edge(lambda k: transfer.train_last(NET, NET, k), (0, 2), (-1, 3)),
+    "transfer.layerwise_rates decay": Edge(rates_with, (1e-9, 1), (0, 1.001)),
+    "transfer.instruction limit": Edge(lambda n: transfer.instruction([1, 2], [3], n), (3,), (2,)),
+    "packing.first_fit room": Edge(lambda n: packing.first_fit([3, 1], n), (3,), (0, 2)),
     "pronunciation.split n_test": Edge(
         lambda n: pronunciation.split(WORDS, n_test=n, n_dev=1), (0, 2), (-1, 3)
     ),
