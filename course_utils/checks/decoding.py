@@ -273,7 +273,7 @@ STATEMENTS = {
         "c": Statement(
             "Beam search is more accurate than greedy decoding.",
             False,
-            "Section 8 showed the two side by side: on 100 words the difference is smaller than "
+            "Section 8 showed the two side by side: on these words the difference is smaller than "
             "its interval. It may well be true; this run cannot say.",
         ),
         "d": Statement(

@@ -166,13 +166,12 @@ def top_p(logits, p):
     fewer = kept.scatter(-1, least, -infinite)
     return fewer if (fewer > -infinite).any() else kept
 """
-LSTM_THAT_NEVER_FORGETS = """
-import functools
-_right = lstm_step
-@functools.wraps(_right)
-def lstm_step(x, state, w_ih, w_hh, b_ih, b_hh):
-    i, f, g, o = b_ih.chunk(4)
-    return _right(x, state, w_ih, w_hh, torch.cat([i, f + 50, g, o]), b_hh)
+LAYERS_HALF_AS_LOUD = """
+_right = Recurrent.forward
+def _faint(self, x, lengths=None, state=None):
+    outputs, last = _right(self, x, lengths, state)
+    return 0.5 * outputs, last
+Recurrent.forward = _faint
 """
 DECODER_WITHOUT_TRIANGLE = """
 _right = DecoderBlock.forward
@@ -281,15 +280,15 @@ def test_the_guard_is_red_when_a_helper_breaks(nucleus: Path, tmp_path: Path) ->
 # notebook: module, how it is broken, and a word of the cell that must turn red
 BREAKS = {
     "01_recurrent_networks": (
-        "course_utils.architectures.cells",
-        LSTM_THAT_NEVER_FORGETS,
-        "cell after step",
+        "course_utils.architectures.recurrent",
+        LAYERS_HALF_AS_LOUD,
+        "layers equal torch",
     ),
     "02_attention": ("course_utils.architectures.attention", WEIGHTS_WITHOUT_SCALE, "kitten"),
     "03_transformer_families": (
         "course_utils.architectures.decoder",
         DECODER_WITHOUT_TRIANGLE,
-        "A1a",
+        "A1b",
     ),
     "09_decoding": ("course_utils.inference.processors", TOP_P_ONE_TOO_FEW, "top_p"),
     "10_prompting": ("course_utils.prompting.prompts", PROMPT_WITH_SHOTS_REVERSED, "lovely day"),
@@ -301,7 +300,7 @@ BREAKS = {
     "12_retrieval_augmented_generation": (
         "course_utils.prompting.retrieval",
         BM25_WITHOUT_LENGTH,
-        "largest difference",
+        "by hand",
     ),
 }
 
