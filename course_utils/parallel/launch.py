@@ -34,6 +34,10 @@ SETTLE = 0.5  # seconds in which other ranks may name the cause when one says "c
 STACKS = 0.3  # seconds in which hung ranks write down where they are
 LEAVE = 10.0  # seconds in which all ranks must have left a group that worked
 
+# What the server imports once for all workers. The first optimizer of a process imports
+# torch._dynamo, which takes each a few seconds where it is not there already.
+PRELOADED = ["torch._dynamo", worker.__name__]
+
 # A socket of this machine alone: the host's own name need not resolve, nor a firewall agree.
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}.get(sys.platform)
 
@@ -347,7 +351,7 @@ def _context() -> Any:
     method = "forkserver" if "forkserver" in get_all_start_methods() else "spawn"
     context = get_context(method)
     if method == "forkserver":  # has no effect once the server runs
-        context.set_forkserver_preload(["torch.distributed", worker.__name__])
+        context.set_forkserver_preload(PRELOADED)
     return context
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import time
 
 import pytest
 import torch
@@ -262,24 +263,27 @@ def test_bucket_order_is_torchs(sizes, first_cap, cap):
 
 
 def timelines():
-    model = ours(net("plain"), bucket_cap_mb=SMALL, first_cap_mb=SMALL)
-    found = []
+    """The spans of two steps, and when the last gradient came in the second."""
+    module, found, last = net("plain"), [], []
+    module[0].weight.register_post_accumulate_grad_hook(lambda _: last.append(time.perf_counter()))
+    model = ours(module, bucket_cap_mb=SMALL, first_cap_mb=SMALL)
     for step in range(2):
         loss_of(model, step, dist.get_rank()).backward()
         model.synchronize()
         found.append(sorted(model.timeline, key=lambda span: span.start))
-    return found
+    return *found, last[1]
 
 
 def test_buckets_travel_while_the_backward_pass_goes_on():
     """From the second step on: in the first, one bucket waits for all gradients."""
-    for first, second in on_ranks(timelines, world_size=2):
+    for first, second, last in on_ranks(timelines, world_size=2):
         for spans, buckets in ((first, 1), (second, 4)):
             names = [span.what for span in spans]
             assert names == ["backward", *(f"bucket {i}" for i in range(buckets)), "wait"]
             assert all(span.start <= span.end for span in spans)
         backward, *buckets, wait = second
-        assert all(bucket.start < backward.end for bucket in buckets)
+        assert all(backward.start < bucket.start < last for bucket in buckets[:-1])
+        assert last < buckets[-1].start < backward.end
         assert all(bucket.end <= wait.end for bucket in buckets)
 
 

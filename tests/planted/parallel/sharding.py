@@ -1,0 +1,139 @@
+"""Plausible wrong versions of course_utils.parallel.sharding, which run on the ranks."""
+
+from __future__ import annotations
+
+import torch
+from planting import Bug, originals
+
+from course_utils.parallel.collectives import all_gather
+
+right = originals("parallel.sharding")
+Held = right["Held"]
+
+
+class SumsWithoutMean(right["_Unit"]):
+    def scatter_gradients(self, factor, replicas):
+        super().scatter_gradients(1.0, replicas)
+
+
+class ForgetsTheReplicas(right["_Unit"]):
+    def scatter_gradients(self, factor, replicas):
+        super().scatter_gradients(factor, None)
+
+
+class OverwritesTheShard(right["_Unit"]):
+    """Of the micro-batches only the last counts."""
+
+    def scatter_gradients(self, factor, replicas):
+        self.shard.grad = None
+        super().scatter_gradients(factor, replicas)
+
+
+class KeepsWholeGradients(right["_Unit"]):
+    """Stage 2 and 3 in name only: `.grad` stays beside the shard."""
+
+    def scatter_gradients(self, factor, replicas):
+        kept = [p.grad for p in self.named.values()]
+        super().scatter_gradients(factor, replicas)
+        for parameter, gradient in zip(self.named.values(), kept, strict=True):
+            parameter.grad = gradient.zero_()
+
+
+class ReleasesNothing(right["_Unit"]):
+    def release(self):
+        self.gathered = False
+
+
+class GathersInReverse(right["_Unit"]):
+    @torch.no_grad()
+    def gather(self):
+        super().gather()
+        shards = all_gather(self.shard.detach().clone(), self.wire).view(self.wire.size, -1)
+        self.full.copy_(shards.flip(0).view(-1))
+
+
+class GathersAlways(right["_Unit"]):
+    """Parameters travel twice where they are there already."""
+
+    def gather(self):
+        super().gather()
+        super().gather()
+
+
+class KeepsTheForwardsParameters(right["Sharded"]):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.reshard = False
+
+
+class StepsOnStaleParameters(right["Sharded"]):
+    """What the step gathered or released is put back as it was."""
+
+    def step(self):
+        before = [u.full.clone() if u.gathered else None for u in self._units]
+        super().step()
+        for unit, full in zip(self._units, before, strict=True):
+            if full is not None and unit.gathered:
+                unit.full.copy_(full)
+
+
+def state_bytes_without_master(n_parameters, world_size, stage, costs=right["MIXED_ADAM"]):
+    """Adam's two moments, but no fp32 copy."""
+    found = right["state_bytes"](n_parameters, world_size, stage, costs)
+    return found._replace(optimizer=found.optimizer * 8 / 12)
+
+
+def state_bytes_one_stage_late(n_parameters, world_size, stage, costs=right["MIXED_ADAM"]):
+    right["state_bytes"](n_parameters, world_size, stage, costs)
+    return right["state_bytes"](n_parameters, world_size, max(stage - 1, 0), costs)
+
+
+def state_bytes_gradients_before_optimizer(
+    n_parameters, world_size, stage, costs=right["MIXED_ADAM"]
+):
+    """Stage 1 shards the gradients."""
+    found = right["state_bytes"](n_parameters, world_size, stage, costs)
+    whole = right["state_bytes"](n_parameters, world_size, 0, costs)
+    if stage != 1:
+        return found
+    return Held(whole.parameters, whole.gradients / world_size, whole.optimizer)
+
+
+def traffic_bytes_of_all_ranks(n_parameters, world_size, stage, itemsize=4):
+    return world_size * right["traffic_bytes"](n_parameters, world_size, stage, itemsize)
+
+
+def traffic_bytes_stage_3_as_2(n_parameters, world_size, stage, itemsize=4):
+    return right["traffic_bytes"](n_parameters, world_size, min(stage, 2), itemsize)
+
+
+def unit_parameters_tied_in_a_unit(module, units):
+    """A parameter of several units is taken by the first."""
+    groups = right["unit_parameters"](module, units)
+    for name in list(groups[-1]):
+        parameter = groups[-1][name]
+        for group, unit in zip(groups, units, strict=False):
+            if any(parameter is p for p in unit.parameters()):
+                group[name] = groups[-1].pop(name)
+                break
+    return groups
+
+
+UNSHARDED = "accumulation"
+BUGS = [
+    Bug("_Unit", "sums instead of averaging", SumsWithoutMean, UNSHARDED),
+    Bug("_Unit", "forgets the replicas", ForgetsTheReplicas, "hybrid"),
+    Bug("_Unit", "overwrites what was accumulated", OverwritesTheShard, UNSHARDED),
+    Bug("_Unit", "keeps whole gradients", KeepsWholeGradients, "bytes_held"),
+    Bug("_Unit", "gives no memory back", ReleasesNothing, "come_and_go"),
+    Bug("_Unit", "gathers in reverse", GathersInReverse, UNSHARDED),
+    Bug("_Unit", "gathers twice", GathersAlways, "bytes_sent"),
+    Bug("Sharded", "keeps the forward's parameters", KeepsTheForwardsParameters, "come_and_go"),
+    Bug("Sharded", "goes on with stale parameters", StepsOnStaleParameters, UNSHARDED),
+    Bug("state_bytes", "has no fp32 copy", state_bytes_without_master, "table"),
+    Bug("state_bytes", "is a stage late", state_bytes_one_stage_late, "table"),
+    Bug("state_bytes", "shards gradients first", state_bytes_gradients_before_optimizer, "table"),
+    Bug("traffic_bytes", "counts all ranks", traffic_bytes_of_all_ranks, "traffic"),
+    Bug("traffic_bytes", "gathers once at stage 3", traffic_bytes_stage_3_as_2, "traffic"),
+    Bug("unit_parameters", "ties within a unit", unit_parameters_tied_in_a_unit, "shared_by_units"),
+]
