@@ -8,12 +8,15 @@ in llama.cpp's ggml-quants.c and `gguf.quants` write them; `k_quants` has the la
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from course_utils.compression.rtn import check_weight, to_half
 
 BLOCK = 32
+CHUNK = 2**16  # numbers at a time: what is worked on stays in the processor's cache
 
 # ── blocks and bytes ──────────────────────────────────────────────────────────────────────────────
 
@@ -27,6 +30,12 @@ def into_blocks(x: Tensor, size: int) -> Tensor:
             f"are multiples of {size}, or a format with smaller blocks"
         )
     return x.float().reshape(-1, size)
+
+
+def by_blocks(x: Tensor, size: int, quantize: Callable[[Tensor], Tensor]) -> Tensor:
+    """Bytes of rows of x (…, N), by what makes bytes (B, …) of blocks (B, size)."""
+    parts = into_blocks(x, size).split(CHUNK // size)
+    return from_blocks(torch.cat([quantize(part) for part in parts]), x.shape)
 
 
 def from_blocks(blocks: Tensor, shape: torch.Size) -> Tensor:
@@ -90,16 +99,24 @@ def quantize_q8_0(x: Tensor) -> Tensor:
     >>> quantize_q8_0(torch.tensor([[127.0, -1.5] + [0.0] * 30]))[0, :4].tolist()  # 1.0 is 3c00
     [0, 60, 127, 254]
     """
-    blocks = into_blocks(x, BLOCK)
+    return by_blocks(x, BLOCK, _q8_0_blocks)
+
+
+def _q8_0_blocks(blocks: Tensor) -> Tensor:
+    """(B, 32) -> bytes (B, 34)."""
     scale = blocks.abs().amax(dim=1, keepdim=True) / 127
-    codes = _round_away(blocks * inverse(scale)).to(torch.int8)
-    return from_blocks(torch.cat([half_bytes(scale), codes.view(torch.uint8)], dim=1), x.shape)
+    codes = _round_away(blocks * inverse(scale))
+    return torch.cat([half_bytes(scale), codes.view(torch.uint8)], dim=1)
 
 
 def _round_away(x: Tensor) -> Tensor:
-    """Halves go away from 0, as C's roundf has it; `torch.round` takes them to the even number."""
-    whole = x.trunc()
-    return whole + (2 * (x - whole)).trunc()
+    """To int8; halves go away from 0, as in C's roundf: `torch.round` takes them to the even one.
+
+    With ½ itself, 0.49999997 would be carried to 1; what is added is the float32 just below ½, and
+    ½ plus that is rounded to 1.
+    """
+    almost_half = torch.tensor(0.5 - 2**-25)
+    return torch.copysign(almost_half, x).add_(x).to(torch.int8)  # which cuts off what is left
 
 
 def dequantize_q8_0(data: Tensor) -> Tensor:
@@ -116,17 +133,16 @@ def dequantize_q8_0(data: Tensor) -> Tensor:
 # ── Q4_0 and Q5_0: a scale ────────────────────────────────────────────────────────────────────────
 
 
-def _signed_codes(x: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """Codes 0 … levels − 1 (B, 32) and scale (B, 1): the number farthest from 0 has code 0.
+def _signed_codes(blocks: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Codes 0 … levels − 1 (B, 32), scale (B, 1) of blocks: the number farthest from 0 has code 0.
 
     So the scale takes the opposite of that number's sign, and the grid has one more level on its
     side: −8 … 7 times the scale for 16 levels.
     """
-    blocks = into_blocks(x, BLOCK)
     farthest = blocks.gather(1, blocks.abs().argmax(dim=1, keepdim=True))
     scale = farthest / -(levels // 2)
-    codes = blocks * inverse(scale) + (levels // 2 + 0.5)
-    return codes.to(torch.uint8).clamp(max=levels - 1), scale
+    codes = (blocks * inverse(scale)).add_(levels // 2 + 0.5)
+    return codes.to(torch.uint8).clamp_(max=levels - 1), scale
 
 
 def quantize_q4_0(x: Tensor) -> Tensor:
@@ -135,8 +151,12 @@ def quantize_q4_0(x: Tensor) -> Tensor:
     >>> quantize_q4_0(torch.tensor([[-8.0, 7.0] + [0.0] * 30]))[0, :4].tolist()  # 0, 15: 80, 8f
     [0, 60, 128, 143]
     """
-    codes, scale = _signed_codes(x, 16)
-    return from_blocks(torch.cat([half_bytes(scale), in_halves(codes)], dim=1), x.shape)
+    return by_blocks(x, BLOCK, _q4_0_blocks)
+
+
+def _q4_0_blocks(blocks: Tensor) -> Tensor:
+    codes, scale = _signed_codes(blocks, 16)
+    return torch.cat([half_bytes(scale), in_halves(codes)], dim=1)
 
 
 def dequantize_q4_0(data: Tensor) -> Tensor:
@@ -148,9 +168,12 @@ def dequantize_q4_0(data: Tensor) -> Tensor:
 
 def quantize_q5_0(x: Tensor) -> Tensor:
     """22 bytes a block: scale = −farthest / 16, the codes' top bits, their other four."""
-    codes, scale = _signed_codes(x, 32)
-    parts = [half_bytes(scale), fifth_bits(codes), in_halves(codes & 0xF)]
-    return from_blocks(torch.cat(parts, dim=1), x.shape)
+    return by_blocks(x, BLOCK, _q5_0_blocks)
+
+
+def _q5_0_blocks(blocks: Tensor) -> Tensor:
+    codes, scale = _signed_codes(blocks, 32)
+    return torch.cat([half_bytes(scale), fifth_bits(codes), in_halves(codes & 0xF)], dim=1)
 
 
 def dequantize_q5_0(data: Tensor) -> Tensor:
@@ -163,13 +186,12 @@ def dequantize_q5_0(data: Tensor) -> Tensor:
 # ── Q4_1 and Q5_1: a scale and a minimum ──────────────────────────────────────────────────────────
 
 
-def _codes_above_minimum(x: Tensor, levels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes 0 … levels − 1 (B, 32), scale and minimum (B, 1)."""
-    blocks = into_blocks(x, BLOCK)
+def _codes_above_minimum(blocks: Tensor, levels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes 0 … levels − 1 (B, 32), scale and minimum (B, 1) of blocks (B, 32)."""
     minimum = blocks.amin(dim=1, keepdim=True)
     scale = (blocks.amax(dim=1, keepdim=True) - minimum) / (levels - 1)
-    codes = (blocks - minimum) * inverse(scale) + 0.5
-    return codes.to(torch.uint8).clamp(max=levels - 1), scale, minimum
+    codes = (blocks - minimum).mul_(inverse(scale)).add_(0.5)
+    return codes.to(torch.uint8).clamp_(max=levels - 1), scale, minimum
 
 
 def quantize_q4_1(x: Tensor) -> Tensor:
@@ -178,9 +200,12 @@ def quantize_q4_1(x: Tensor) -> Tensor:
     >>> quantize_q4_1(torch.tensor([[1.0, 16.0] + [3.0] * 30]))[0, :6].tolist()  # 0, 15, 2, …
     [0, 60, 0, 60, 32, 47]
     """
-    codes, scale, minimum = _codes_above_minimum(x, 16)
-    parts = [half_bytes(scale), half_bytes(minimum), in_halves(codes)]
-    return from_blocks(torch.cat(parts, dim=1), x.shape)
+    return by_blocks(x, BLOCK, _q4_1_blocks)
+
+
+def _q4_1_blocks(blocks: Tensor) -> Tensor:
+    codes, scale, minimum = _codes_above_minimum(blocks, 16)
+    return torch.cat([half_bytes(scale), half_bytes(minimum), in_halves(codes)], dim=1)
 
 
 def dequantize_q4_1(data: Tensor) -> Tensor:
@@ -192,9 +217,13 @@ def dequantize_q4_1(data: Tensor) -> Tensor:
 
 def quantize_q5_1(x: Tensor) -> Tensor:
     """24 bytes a block: scale = (maximum − minimum) / 31, minimum, top bits, other bits."""
-    codes, scale, minimum = _codes_above_minimum(x, 32)
+    return by_blocks(x, BLOCK, _q5_1_blocks)
+
+
+def _q5_1_blocks(blocks: Tensor) -> Tensor:
+    codes, scale, minimum = _codes_above_minimum(blocks, 32)
     parts = [half_bytes(scale), half_bytes(minimum), fifth_bits(codes), in_halves(codes & 0xF)]
-    return from_blocks(torch.cat(parts, dim=1), x.shape)
+    return torch.cat(parts, dim=1)
 
 
 def dequantize_q5_1(data: Tensor) -> Tensor:

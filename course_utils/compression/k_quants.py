@@ -11,23 +11,21 @@ The plain forms fit one sub-block (n,); the fast ones fit N of them at once, as 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from course_utils.compression.gguf import (
+    by_blocks,
     from_blocks,
     half_bytes,
     half_from_bytes,
-    into_blocks,
 )
 from course_utils.compression.rtn import to_half
 
 SUPER = 256  # numbers in a super-block
 NOTHING = 1e-15  # a sub-block whose largest number is below this counts as zeros
-CHUNK = 256  # super-blocks at a time: what is worked on stays in the processor's cache
 
 
 def in_order(x: Tensor) -> Tensor:
@@ -212,7 +210,7 @@ def quantize_q6_k(x: Tensor) -> Tensor:
 
     x (…, N) with N a multiple of 256.
     """
-    return _in_chunks(x, _q6_k_blocks)
+    return by_blocks(x, SUPER, _q6_k_blocks)
 
 
 def _q6_k_blocks(blocks: Tensor) -> Tensor:
@@ -261,17 +259,12 @@ def dequantize_q6_k(data: Tensor) -> Tensor:
 
 def quantize_q4_k(x: Tensor) -> Tensor:
     """144 bytes a super-block: two float16, 12 bytes of scales and minima, codes. 4.5 bits."""
-    return _in_chunks(x, partial(_line_blocks, largest=15, first=-1.0, steps=20))
+    return by_blocks(x, SUPER, partial(_line_blocks, largest=15, first=-1.0, steps=20))
 
 
 def quantize_q5_k(x: Tensor) -> Tensor:
     """176 bytes a super-block: as Q4_K, with 32 bytes of top bits before the codes. 5.5 bits."""
-    return _in_chunks(x, partial(_line_blocks, largest=31, first=-0.5, steps=15))
-
-
-def _in_chunks(x: Tensor, quantize: Callable[[Tensor], Tensor]) -> Tensor:
-    blocks = into_blocks(x, SUPER)
-    return from_blocks(torch.cat([quantize(part) for part in blocks.split(CHUNK)]), x.shape)
+    return by_blocks(x, SUPER, partial(_line_blocks, largest=31, first=-0.5, steps=15))
 
 
 def _line_blocks(blocks: Tensor, largest: int, first: float, steps: int) -> Tensor:

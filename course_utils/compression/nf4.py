@@ -13,6 +13,7 @@ from torch import Tensor
 from course_utils.compression.rtn import bits_per_weight, check_weight
 
 OFFSET = 0.9677083  # the outermost quantile: (1 − 1/32 + 1 − 1/30) / 2, as in bitsandbytes
+CHUNK = 2**15  # numbers at a time: what is worked on stays in the processor's cache
 
 # ── levels ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -94,9 +95,18 @@ def nearest_plain(scaled: Tensor, levels: Tensor) -> Tensor:
 
 
 def nearest(scaled: Tensor, levels: Tensor) -> Tensor:
-    """`nearest_plain` for rising levels, by looking up between which midpoints a number lies."""
-    midpoints = (levels[:-1] + levels[1:]) / 2
-    return torch.bucketize(scaled, midpoints.to(scaled.device), out_int32=True)
+    """`nearest_plain` for rising levels: a number's index is how many midpoints lie below it.
+
+    Few midpoints are compared with all numbers, one after the other; many are searched.
+    """
+    midpoints = ((levels[:-1] + levels[1:]) / 2).to(scaled.device)
+    if len(midpoints) > 16:
+        return torch.bucketize(scaled, midpoints, out_int32=True)
+    codes = torch.zeros(scaled.shape, dtype=torch.uint8, device=scaled.device)
+    below = torch.empty(scaled.shape, dtype=torch.bool, device=scaled.device)
+    for midpoint in midpoints.tolist():
+        codes += torch.gt(scaled, midpoint, out=below).view(torch.uint8)
+    return codes.int()
 
 
 def nearest_by_table(scaled: Tensor, levels: Tensor) -> Tensor:
@@ -125,7 +135,9 @@ def quantize_nf4(x: Tensor, group_size: int = 64) -> tuple[Tensor, Tensor]:
     (['f7', '08'], 3.0)
     """
     scaled, largest = scaled_groups(x, group_size)
-    codes = nearest(scaled, normal_levels()).to(torch.uint8).flatten()[: x.numel()]
+    parts = scaled.flatten().split(CHUNK)
+    codes = torch.cat([nearest(part, normal_levels()).to(torch.uint8) for part in parts])
+    codes = codes[: x.numel()]
     if len(codes) % 2:  # the spare half byte says 0
         codes = torch.nn.functional.pad(codes, (0, 1), value=7)
     return codes[::2] << 4 | codes[1::2], largest

@@ -23,8 +23,9 @@ def check_weight(weight: Tensor) -> None:
         raise TypeError(f"the weight is {weight.dtype}; give floating-point numbers")
     if weight.numel() == 0:
         raise ValueError(f"the weight has shape {tuple(weight.shape)}; it holds no number")
-    bad = weight.numel() - int(weight.isfinite().sum())
-    if bad:
+    low, high = weight.aminmax()  # one pass; NaN comes out too
+    if not (low.isfinite() and high.isfinite()):
+        bad = weight.numel() - int(weight.isfinite().sum())
         raise ValueError(f"{bad} of {weight.numel()} weights are inf or NaN; repair them first")
 
 

@@ -77,10 +77,10 @@ def test_bytes_of_any_block_and_its_error(name, x):
 
 
 def test_q8_0_by_hand():
-    """Scale 254 / 127 = 2, the float16 4000; 3 / 2 and −3 / 2 go away from 0."""
+    """Scale 254 / 127 = 2, the float16 4000; 5 / 2 and −5 / 2 go away from 0."""
     x = torch.zeros(1, 32)
-    x[0, :4] = torch.tensor([254.0, 3.0, -3.0, 1.0])
-    assert gguf.quantize_q8_0(x)[0, :6].tolist() == [0x00, 0x40, 127, 2, 254, 1]
+    x[0, :4] = torch.tensor([254.0, 5.0, -5.0, 1.0])
+    assert gguf.quantize_q8_0(x)[0, :6].tolist() == [0x00, 0x40, 127, 3, 253, 1]
 
 
 def test_q4_0_by_hand():
@@ -98,6 +98,13 @@ def test_q5_1_by_hand():
     assert data[:4] == [0x00, 0x3C, 0x00, 0xBC]
     assert data[4:8] == [0b101, 0, 0, 0]
     assert data[8:11] == [0x0F, 0x30, 0x01]
+
+
+def test_round_away_by_hand():
+    """Halves, and the float32 just below a half, which is carried to 1 by adding ½."""
+    below = torch.nextafter(torch.tensor(0.5), torch.tensor(0.0)).item()
+    x = torch.tensor([0.5, -0.5, 2.5, -2.5, below, -below, 126.5, -126.5, 0.0])
+    assert gguf._round_away(x).tolist() == [1, -1, 3, -3, 0, 0, 127, -127, 0]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -168,7 +168,7 @@ def test_zeros_stay_zeros():
 
 
 def test_level_shares_by_hand():
-    x = torch.tensor([1.0, -2.0, 2.0, 0.1, 1.4, -0.4, 0.0, 2.0])
+    x = torch.tensor([1.0, -2.0, 2.0, 0.1, 2.8, -0.8, 0.0, 4.0])
     assert nf4.level_shares(x, torch.tensor([-1.0, 0.0, 1.0]), 4).tolist() == [0.125, 0.5, 0.375]
 
 
