@@ -160,6 +160,7 @@ def test_near_duplicates_are_those_of_comparing_all(threshold):
 def test_near_duplicates_of_few():
     assert corpus.near_duplicates([]) == []
     assert corpus.near_duplicates(["one text"]) == []
+    assert corpus.near_duplicates(["one text", "One text", "another"], 1) == [1]
     for threshold in (0, 1.1):
         with pytest.raises(ValueError, match=f"threshold is {threshold}"):
             corpus.near_duplicates(["a"], threshold)
