@@ -20,6 +20,7 @@ from course_utils.architectures import attention, gradient_flow, kv_cache, objec
 from course_utils.backends import protocol
 from course_utils.finetuning import lora, packing, prompt_tuning, transfer
 from course_utils.inference import decoding, processors, search
+from course_utils.parallel import data_parallel, launch, sharding
 from course_utils.prompting import acting, prompts, ranking, reasoning, retrieval
 from course_utils.prompting.prompts import Shot
 from course_utils.recipes import word_problems
@@ -190,6 +191,16 @@ EDGES = {
     ),
     "word_problems.generate per_template": Edge(
         lambda n: word_problems.generate("dev", per_template=n), (1,), (0,)
+    ),
+    "launch.Pool size": Edge(launch.Pool, (), (0, -1)),
+    "data_parallel.rank_indices n": Edge(lambda n: data_parallel.rank_indices(n, 0, 1), (1,), (0,)),
+    "data_parallel.rank_indices rank": Edge(
+        lambda n: data_parallel.rank_indices(4, n, 2), (0, 1), (-1, 2)
+    ),
+    "sharding.state_bytes world_size": Edge(lambda n: sharding.state_bytes(1, n, 3), (1,), (0,)),
+    "sharding.state_bytes n_parameters": Edge(lambda n: sharding.state_bytes(n, 1, 3), (0,), (-1,)),
+    "sharding.traffic_bytes stage": Edge(
+        lambda n: sharding.traffic_bytes(1, 1, n), (0, 3), (-1, 4)
     ),
     "protocol.window_of wanted": Edge(
         lambda n: protocol.window_of(n, 512), (protocol.SMALLEST_WINDOW, 512, None), (1, 513)
