@@ -139,10 +139,19 @@ def _signed_codes(blocks: Tensor, levels: int) -> tuple[Tensor, Tensor]:
     So the scale takes the opposite of that number's sign, and the grid has one more level on its
     side: −8 … 7 times the scale for 16 levels.
     """
-    farthest = blocks.gather(1, blocks.abs().argmax(dim=1, keepdim=True))
-    scale = farthest / -(levels // 2)
+    scale = _farthest(blocks) / -(levels // 2)
     codes = (blocks * inverse(scale)).add_(levels // 2 + 0.5)
     return codes.to(torch.uint8).clamp_(max=levels - 1), scale
+
+
+def _farthest(blocks: Tensor) -> Tensor:
+    """The number (B, 1) of each block (B, N) that lies farthest from 0, the first where two do."""
+    low, high = blocks.amin(dim=1, keepdim=True), blocks.amax(dim=1, keepdim=True)
+    tied = (high == -low).squeeze(1)
+    found = torch.where(high > -low, high, low)
+    first = blocks[tied].abs().argmax(dim=1, keepdim=True)
+    found[tied] = blocks[tied].gather(1, first)
+    return found
 
 
 def quantize_q4_0(x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from course_utils import engines, metrics, training
 from course_utils.architectures import attention, gradient_flow, kv_cache, objectives, recurrent
 from course_utils.backends import protocol
+from course_utils.compression import int8, nf4, rtn
 from course_utils.finetuning import lora, packing, prompt_tuning, transfer
 from course_utils.inference import decoding, processors, search
 from course_utils.parallel import data_parallel, launch, sharding
@@ -177,6 +178,28 @@ EDGES = {
     "transfer.layerwise_rates decay": Edge(rates_with, (1e-9, 1), (0, 1.001)),
     "transfer.instruction limit": Edge(lambda n: transfer.instruction([1, 2], [3], n), (3,), (2,)),
     "packing.first_fit room": Edge(lambda n: packing.first_fit([3, 1], n), (3,), (0, 2)),
+    "rtn.quantize_symmetric bits": Edge(
+        lambda n: rtn.quantize_symmetric(LOGITS, n), (2, 8), (1, 9)
+    ),
+    "rtn.quantize_minimum bits": Edge(lambda n: rtn.quantize_minimum(LOGITS, n), (1, 8), (0, 9)),
+    "rtn.quantize_zero_point bits": Edge(
+        lambda n: rtn.quantize_zero_point(LOGITS, n), (1, 8), (0, 9)
+    ),
+    "rtn.into_groups group_size": Edge(
+        lambda n: rtn.into_groups(LOGITS, "group", n), (1, 3), (0, 2, 4)
+    ),
+    "rtn.bits_per_weight group_size": Edge(lambda n: rtn.bits_per_weight(4, n), (1,), (0,)),
+    "rtn.unpack_bits n": Edge(
+        lambda n: rtn.unpack_bits(torch.zeros(1, dtype=torch.uint8), 3, n), (0, 2), (3,)
+    ),
+    "int8.outlier_columns threshold": Edge(
+        lambda x: int8.outlier_columns(LOGITS, x), (1e-9, 1e9), (0, math.nan)
+    ),
+    "nf4.scaled_groups group_size": Edge(lambda n: nf4.scaled_groups(LOGITS, n), (1, 4), (0,)),
+    "nf4.normal_levels offset": Edge(nf4.normal_levels, (0.501, 0.9999), (0.5, 1)),
+    "nf4.unpack_nf4 n": Edge(
+        lambda n: nf4.unpack_nf4(torch.zeros(1, dtype=torch.uint8), n), (0, 2), (-1, 3)
+    ),
     "pronunciation.split n_test": Edge(
         lambda n: pronunciation.split(WORDS, n_test=n, n_dev=1), (0, 2), (-1, 3)
     ),

@@ -37,6 +37,12 @@ def signed_with_the_stored_scale(x, levels):
     return codes.to(torch.uint8).clamp(max=levels - 1), scale
 
 
+def farthest_of_the_positive(blocks):
+    """Where 7 and −7 are as far, always takes 7."""
+    low, high = blocks.aminmax(dim=1)
+    return torch.where(high >= -low, high, low).unsqueeze(1)
+
+
 def above_minimum_by_levels(x, levels):
     blocks = right["into_blocks"](x, 32)
     minimum = blocks.amin(1, keepdim=True)
@@ -69,6 +75,7 @@ BUGS = [
     Bug("quantize_q8_0", "divides by 128", q8_0_by_128, BYTES),
     Bug("_signed_codes", "has scales above 0", signed_by_the_absolute, BYTES),
     Bug("_signed_codes", "divides by the stored scale", signed_with_the_stored_scale, BYTES),
+    Bug("_farthest", "takes the positive of two", farthest_of_the_positive, BYTES),
     Bug("_codes_above_minimum", "counts levels, not steps", above_minimum_by_levels, BYTES),
     Bug("in_halves", "pairs neighbours", halves_of_neighbours, BYTES),
     Bug("in_halves", "swaps the halves", halves_swapped, BYTES),
