@@ -14,6 +14,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from course_utils.architectures.decoder import Decoder
+from course_utils.architectures.pretrained import llama_config, load_llama_weights
 from course_utils.finetuning import lora
 from course_utils.finetuning.lora import LoRALinear, inject_lora, lora_layers, use_adapters
 
@@ -251,6 +253,23 @@ def test_gradient_at_the_start_is_bs_alone(net):
         adapter = layer.adapters["default"]
         assert adapter.B.grad.abs().max() > 0
         assert (adapter.A.grad == 0).all()
+
+
+def test_smollm2_counts_and_starts_where_it_was(smollm2):
+    """The real net: 460,800 numbers on query and value, 2,442,240 on all linears; step 0."""
+    theirs, tokenizer = smollm2
+    ours = Decoder(llama_config(theirs.config.to_dict())).eval()
+    load_llama_weights(ours, theirs.state_dict())
+    ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
+    with torch.no_grad():
+        before = ours(ids)
+        for name, pattern, count in (
+            ("two", r".*\.(query|value)", 460_800),
+            ("all", r"blocks\..*", 2_442_240),
+        ):
+            inject_lora(ours, pattern, rank=8, alpha=16, name=name)
+            assert sum(p.numel() for p in ours.parameters() if p.requires_grad) == count
+            assert torch.equal(ours(ids), before)
 
 
 def test_a_layer_alone_freezes_its_base():
