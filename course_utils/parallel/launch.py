@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import linecache
 import os
 import shutil
 import signal
@@ -30,7 +31,7 @@ from course_utils.parallel.worker import Failure, Job, report
 
 __all__ = ["Pool", "RankError", "report", "run"]
 
-SETTLE = 0.5  # seconds in which other ranks may name the cause when one says "connection closed"
+SETTLE = 0.5  # seconds after the first failure in which other ranks may name its cause
 STACKS = 0.3  # seconds in which hung ranks write down where they are
 LEAVE = 10.0  # seconds in which all ranks must have left a group that worked
 
@@ -114,14 +115,14 @@ class Pool:
         """
         world_size = self.size if world_size is None else world_size
         self._check(world_size, limit)
-        payload = _pickled(function, arguments, options)
+        payload, cells = _pickled(function, arguments, options), _cells()
         self._runs += 1
         store = self._folder / f"{self._runs}.store"
         ranks = self._workers[:world_size]
         starts = [w.written() for w in ranks]
         try:
             for rank, w in enumerate(ranks):
-                w.send(Job(payload, str(store), rank, world_size, limit, seed))
+                w.send(Job(payload, str(store), rank, world_size, limit, seed, cells))
             values = _Watch(ranks, starts, limit, progress).values()
             _leave(ranks)
         except BaseException:  # an interrupt too
@@ -245,9 +246,11 @@ class _Watch:
         return f"ended with exit code {code}"
 
     def _cause(self) -> RankError:
-        """The first cause by kind, not by time: a dead rank's neighbours may be heard before it."""
+        """The cause by kind, then by rank, not by time: a dead rank's neighbours may be heard
+        before it, and where all ranks fail alike the first is named in every run.
+        """
         until = time.monotonic() + SETTLE
-        while not self._named() and self._waiting() and self._hear(until):
+        while self._waiting() and self._hear(until):
             pass
         if self.died:
             rank = min(self.died)
@@ -259,9 +262,6 @@ class _Watch:
         return self._error(
             rank, "raised", f"raised {failure.type}: {failure.text}", failure.traceback
         )
-
-    def _named(self) -> bool:
-        return bool(self.died) or not all(f.follows for f in self.failed.values())
 
     def _hung(self) -> RankError:
         hung = self._waiting()
@@ -334,6 +334,12 @@ def _pickled(function: Callable[..., Any], arguments: tuple, options: dict) -> b
     finally:
         if by_value:
             cloudpickle.unregister_pickle_by_value(module)
+
+
+def _cells() -> dict[str, list[str]]:
+    """What Python knows of sources that are no files, as cells: a traceback shows their lines."""
+    known = {name: entry[2] for name, entry in linecache.cache.items() if len(entry) == 4}
+    return {name: lines for name, lines in known.items() if not os.path.exists(name)}
 
 
 def _importable(module: types.ModuleType) -> bool:

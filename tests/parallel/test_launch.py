@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 import signal
 import subprocess
@@ -127,6 +128,26 @@ def test_the_cause_is_named_even_when_its_neighbours_are_heard_first():
         total()
 
     assert "rank 2 of 3 raised ValueError: the cause" in str(failing(how))
+
+
+def test_where_all_fail_alike_the_first_rank_is_named():
+    def how(rank):
+        time.sleep(0.05 * (2 - rank))
+        raise ValueError("everywhere")
+
+    assert failing(how).rank == 0
+
+
+def test_a_traceback_shows_the_lines_of_a_cell():
+    """Which is no file: the rank knows of it what this process does."""
+    source = "def body():\n    raise ValueError('from a cell')\n"
+    cell = "/nowhere/cell_7.py"
+    linecache.cache[cell] = (len(source), None, source.splitlines(keepends=True), cell)
+    names = {"__name__": "__main__"}
+    exec(compile(source, cell, "exec"), names)
+    with pytest.raises(RankError) as caught:
+        pool().run(names["body"], world_size=1)
+    assert "line 2, in body\n    raise ValueError('from a cell')" in caught.value.traceback
 
 
 def test_an_exit_is_a_failure():
