@@ -257,6 +257,15 @@ def test_other_bad_input():
 
 def test_an_interrupt_ends_the_run_and_keeps_the_pool():
     """The workers ignore it; the caller gets it and replaces them."""
+    # A process started in the background of a shell ignores the signal, and so do its children.
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _interrupt_a_run()
+    finally:
+        signal.signal(signal.SIGINT, usual)
+
+
+def _interrupt_a_run() -> None:
     before = pool().pids[:2]
     main = threading.main_thread().ident
     timer = threading.Timer(0.3, signal.pthread_kill, [main, signal.SIGINT])
