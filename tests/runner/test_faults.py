@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil
@@ -249,7 +249,7 @@ def _sleeping_tree(pid: int) -> list[psutil.Process]:
     return tree if any(process.name() == "sleep" for process in tree) else []
 
 
-def _alive(tree: list[psutil.Process]) -> list[psutil.Process]:
+def _alive(tree: Iterable[psutil.Process]) -> list[psutil.Process]:
     """Those that still run; what is dead but not yet collected by init does not."""
     return [p for p in tree if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
