@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_llama import llama_sizes
 from torch import nn
+from transformers import LlamaForCausalLM
 
 from course_utils.architectures.decoder import Decoder, DecoderConfig
+from course_utils.architectures.pretrained import llama_config, load_llama_weights
 
 
 @pytest.fixture(autouse=True)
@@ -25,3 +28,17 @@ def decoder():
 def net():
     """Layers that are not square, with and without a bias."""
     return nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 8, bias=False))
+
+
+@pytest.fixture
+def llama():
+    """transformers' Llama, tiny."""
+    return LlamaForCausalLM(llama_sizes()).eval()
+
+
+@pytest.fixture
+def ours(llama):
+    """The course's decoder with the same weights."""
+    model = Decoder(llama_config(llama.config.to_dict())).eval()
+    load_llama_weights(model, llama.state_dict())
+    return model

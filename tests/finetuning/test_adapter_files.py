@@ -12,10 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from course_utils.architectures.decoder import Decoder
-from course_utils.architectures.pretrained import llama_config, load_llama_weights
 from course_utils.finetuning import adapter_files as files
 from course_utils.finetuning.lora import inject_lora, lora_layers, merge_lora, use_adapters
 
@@ -36,22 +33,6 @@ OUR_NAMES = {
 }
 TARGETS = list(OUR_NAMES)
 PATTERN = r".*\.(query|value|down)"
-
-
-@pytest.fixture
-def llama():
-    sizes = {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = LlamaConfig(
-        vocab_size=30, num_hidden_layers=2, intermediate_size=24, head_dim=4, **sizes
-    )
-    return LlamaForCausalLM(config).eval()
-
-
-@pytest.fixture
-def ours(llama):
-    model = Decoder(llama_config(llama.config.to_dict())).eval()
-    load_llama_weights(model, llama.state_dict())
-    return model
 
 
 def their_names(model):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM
+from tiny_llama import llama_sizes
+from transformers import LlamaForCausalLM
 
 from course_utils.architectures.decoder import Decoder
 from course_utils.architectures.pretrained import llama_config, load_llama_weights
@@ -53,15 +54,7 @@ def test_pack_has_the_padded_loss_and_gradient(decoder, room):
 
 def test_packed_logits_are_transformers():
     """Their Llama, told of the examples by restarted positions and a mask of four dimensions."""
-    config = LlamaConfig(
-        vocab_size=30,
-        hidden_size=16,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=4,
-        num_hidden_layers=2,
-        intermediate_size=24,
-    )
+    config = llama_sizes()
     theirs = LlamaForCausalLM(config).eval()
     ours = Decoder(llama_config(config.to_dict())).eval()
     load_llama_weights(ours, theirs.state_dict())

@@ -9,12 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from tiny_llama import llama_sizes
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
-from course_utils.architectures.decoder import Decoder
 from course_utils.architectures.objectives import label_loss
-from course_utils.architectures.pretrained import llama_config, load_llama_weights
 from course_utils.finetuning import prompt_tuning
 from course_utils.finetuning.prompt_tuning import (
     FreePrefix,
@@ -40,23 +39,7 @@ TABLE = torch.arange(12.0).view(6, 2)
 
 @pytest.fixture
 def llama():
-    sizes = {"hidden_size": 16, "num_attention_heads": 4, "num_key_value_heads": HEADS}
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        num_hidden_layers=LAYERS,
-        intermediate_size=24,
-        head_dim=SIZE,
-        max_position_embeddings=16,
-        **sizes,
-    )
-    return LlamaForCausalLM(config).eval()
-
-
-@pytest.fixture
-def ours(llama):
-    model = Decoder(llama_config(llama.config.to_dict())).eval()
-    load_llama_weights(model, llama.state_dict())
-    return model
+    return LlamaForCausalLM(llama_sizes(max_position_embeddings=16)).eval()
 
 
 def real(logits, mask, n=0):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_llama import llama_sizes
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
 from course_utils.architectures.decoder import Decoder
 from course_utils.architectures.encoder import Encoder, EncoderConfig
@@ -27,19 +28,6 @@ MASK = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
 def encoder():
     sizes = {"d_model": 16, "n_heads": 2, "n_layers": 3, "d_ff": 24, "max_positions": 8}
     return Encoder(EncoderConfig(vocab_size=VOCAB, **sizes)).eval()
-
-
-def llama_sizes(**more):
-    return LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=16,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=4,
-        num_hidden_layers=2,
-        intermediate_size=24,
-        **more,
-    )
 
 
 def our_decoder(theirs, state):

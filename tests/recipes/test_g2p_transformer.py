@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,18 +15,12 @@ from course_utils.profiles import for_profile
 from course_utils.recipes import RECIPES, g2p_transformer
 from course_utils.tasks import pronunciation
 
-WORDS = {"cat": [["K", "AE1", "T"]], "cats": [["K", "AE1", "T", "S"]], "tack": [["T", "AE1", "K"]]}
 TINY = dict(d_model=16, d_ff=16, layers=(1, 1), epochs=2, batch=2, lr=1e-2, dropout=0.1)
 
 
 @pytest.fixture
-def small(monkeypatch) -> None:
+def small(small_dictionary, monkeypatch) -> None:
     """A dictionary of six words and a budget of two epochs."""
-    words = WORDS | {f"{word}'s": sounds for word, sounds in WORDS.items()}
-    monkeypatch.setattr(pronunciation, "load_cmudict", lambda: words)
-    monkeypatch.setattr(
-        pronunciation, "split", partial(pronunciation.split, n_test=2, n_dev=2), raising=True
-    )
     monkeypatch.setattr(
         g2p_transformer, "budget_for", lambda profile: for_profile(profile, cpu=TINY, gpu=TINY)
     )

@@ -13,17 +13,11 @@ from course_utils.profiles import for_profile
 from course_utils.recipes import RECIPES, gru_or_lstm
 from course_utils.tasks import pronunciation
 
-WORDS = {"cat": [["K", "AE1", "T"]], "cats": [["K", "AE1", "T", "S"]], "tack": [["T", "AE1", "K"]]}
 TINY = dict(steps=3, seeds=2, batch=2, lr=1e-2, short=2, heldout=2, words=(1, 2))
 
 
 @pytest.fixture
-def small(monkeypatch) -> None:
-    words = WORDS | {f"{word}'s": sounds for word, sounds in WORDS.items()}
-    monkeypatch.setattr(pronunciation, "load_cmudict", lambda: words)
-    monkeypatch.setattr(
-        pronunciation, "split", partial(pronunciation.split, n_test=2, n_dev=2), raising=True
-    )
+def small(small_dictionary, monkeypatch) -> None:
     monkeypatch.setattr(
         gru_or_lstm, "budget_for", lambda profile: for_profile(profile, cpu=TINY, gpu=TINY)
     )
