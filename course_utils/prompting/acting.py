@@ -102,6 +102,7 @@ def search_tool(find: Callable[[str], Sequence[str]]) -> Tool:
 
 _SUM = re.compile(r"(?<![-+*/] )\b(\d+) ([-+*/]) (\d+) = (\d+(?:\.\d+)?)")
 _OPEN_SUM = re.compile(r"\d+(?: [-+*/] \d+)+ *$")
+_MORE_DIGITS = re.compile(r"[.,]?\d")
 
 
 def sums_in(text: str) -> list[tuple[str, str]]:
@@ -128,7 +129,8 @@ def chain_with_calculator(
     """A chain of thought whose sums a calculator works out (Cobbe et al. 2021, annotations).
 
     Whenever the model has written a sum, such as "8 * 3 =", the result is put behind it and the
-    model goes on. `generate` should stop at "="; what a sum cannot be made of stays as it is.
+    model goes on. Where it goes on with more digits, and would turn 24 into 24.5, it is asked
+    again behind a blank. `generate` should stop at "="; what no sum can be made of stays.
 
     >>> from course_utils.prompting.reasoning import solve
     >>> texts = iter([" 8 * 3", " lemons. The answer is 24."])
@@ -141,6 +143,9 @@ def chain_with_calculator(
     prompt, said = few_shot(shots, question, "reasoning"), ""
     for _ in range(max_sums + 1):
         (text,) = yield [prompt + said]
+        if said and _MORE_DIGITS.match(text):
+            (text,) = yield [f"{prompt}{said} "]
+            text = f" {text.lstrip()}"
         gap = text[: len(text) - len(text.lstrip())]  # "= 24" may go on with a point or a word
         said = f"{said}{gap}{own_part(text)}".removesuffix("=").rstrip()
         left = _OPEN_SUM.search(said)

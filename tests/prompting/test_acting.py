@@ -325,6 +325,21 @@ def test_chain_with_calculator_takes_the_sign_of_a_sum_from_an_engine_that_keeps
     assert chain_of(" 90 / 2 =", " 45").steps[0].text.startswith("90 / 2 = 45")
 
 
+@pytest.mark.parametrize("more", [".33 lemons", "5 lemons", ",5"])
+def test_chain_with_calculator_lets_no_model_lengthen_a_result(more):
+    trace = chain_of(" 90 / 2 ", more, "lemons. The answer is 45")
+    assert trace.steps[0].text == "90 / 2 = 45 lemons. The answer is 45"
+    assert trace.calls[2].prompt == trace.calls[1].prompt + " "
+
+
+def test_chain_with_calculator_lets_a_sentence_end_behind_a_result():
+    assert len(chain_of(" 90 / 2 ", ". 45").calls) == 2
+
+
+def test_chain_with_calculator_begins_with_any_digits():
+    assert chain_of("3 + 4 ", " is 7").steps[0].text == "3 + 4 = 7 is 7"
+
+
 def test_chain_with_calculator_ends_where_there_is_no_sum():
     assert chain_of(" I do not know").answer == "know"
     assert chain_of(" 9 / 0").answer == "0"  # which cannot be worked out

@@ -156,6 +156,16 @@ def chain_with_calculator_reads_made_up_examples(question, shots, extract, *, ma
         acting.own_part = own_part
 
 
+def chain_with_calculator_keeps_more_digits(question, shots, extract, *, max_sums=6):
+    never, acting._MORE_DIGITS = acting._MORE_DIGITS, re.compile(r"(?!)")
+    try:
+        return (
+            yield from right["chain_with_calculator"](question, shots, extract, max_sums=max_sums)
+        )
+    finally:
+        acting._MORE_DIGITS = never
+
+
 BUGS = [
     Bug("sums_in", "takes a part of a longer sum", sums_in_of_any_length),
     Bug("is_true", "drops what is behind the point", is_true_to_whole_numbers),
@@ -165,6 +175,7 @@ BUGS = [
         "reads made-up examples",
         chain_with_calculator_reads_made_up_examples,
     ),
+    Bug("chain_with_calculator", "lengthens a result", chain_with_calculator_keeps_more_digits),
     Bug("calculate", "evaluates Python", calculate_by_eval),
     Bug("calculate", "has no precedence", calculate_left_to_right),
     Bug("calculate", "rounds small results to 0", calculate_to_six_places),
