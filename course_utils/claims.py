@@ -95,24 +95,41 @@ def claim(
     )
 
 
-def follows(id: str, sentence: str, test: Test, found: Any, /, *, because: str) -> None:
+def follows(
+    id: str,
+    sentence: str,
+    test: Test,
+    found: Any,
+    /,
+    *,
+    because: str,
+    notes: str = "",
+    verdict: str = "",
+) -> None:
     """State what a theorem, a construction or a count makes true: a check, which only a bug fails.
 
-    `because` names the reason. Raises ClaimFailed whenever `test` is false of `found`.
+    `because` names the reason. `verdict` judges the sentence of the course `notes`, where they have
+    one: "holds" or "corrected". Raises ClaimFailed whenever `test` is false of `found`.
     """
     _check_id(id)
     _check_test(id, test)
     if not because:
         raise ValueError(f"{id} follows from what? Give because='…', or make it a claim")
+    if bool(notes) != bool(verdict) or verdict not in ("", "holds", "corrected"):
+        raise ValueError(
+            f"{id}: notes {notes!r} and verdict {verdict!r}; a check says of the notes' sentence "
+            "that it 'holds' or is 'corrected', and of none where there is none"
+        )
     line = judge("found", test, found, True)
     conclude(
         Box(
             id=id,
             kind="follows",
             sentence=sentence,
-            verdict="follows",
+            verdict=verdict or "follows",
             lines=[line],
             holds=line.right,
+            notes=notes,
             because=f"because {because}",
         )
     )

@@ -251,6 +251,19 @@ def test_follows_is_a_check_that_stops_always(shown):
         follows("I2a", "It rises", True, 1, because="dH/dT ≥ 0")
 
 
+def test_follows_judges_the_notes_sentence(shown):
+    judged = dict(because="it was counted", notes="it falls")
+    follows("D2", "It rises", lambda x: x > 0, 1, verdict="corrected", **judged)
+    assert ledger(shown)[0]["verdict"] == "corrected"
+    assert ledger(shown)[0]["notes"] == "it falls"
+    assert "course notes say “it falls”: corrected" in shown[0]["data"]["text/plain"]
+    for wrong in (dict(judged, verdict=""), dict(judged, verdict="undecided here")):
+        with pytest.raises(ValueError, match="'holds' or is 'corrected'"):
+            follows("D2", "It rises", lambda x: x > 0, 1, **wrong)
+    with pytest.raises(ValueError, match="of none where there is none"):
+        follows("D2", "It rises", lambda x: x > 0, 1, because="counted", verdict="holds")
+
+
 def test_here_is_never_an_error_and_all_its_numbers_but_counts_are_masked(shown, monkeypatch):
     monkeypatch.setenv("COURSE_STRICT", "1")
     masked = []

@@ -60,7 +60,7 @@ class Box:
 
     def rows(self) -> list[str]:
         """The lines under the sentence, each a text."""
-        verdict = "" if self.free or self.kind == "follows" else f": {self.verdict}"
+        verdict = "" if self.free else f": {self.verdict}"
         said = [f"course notes say “{self.notes}”{verdict}"] if self.notes else []
         said += [self._measurement(line) for line in self.lines]
         said += [self.because] if self.because else []

@@ -22,12 +22,12 @@ def claim_that_needs_no_scope(*arguments, scope="", **options):
     right["claim"](*arguments, scope=scope or "everything", **options)
 
 
-def follows_without_a_reason(id, sentence, test, found, /, *, because):
-    right["follows"](id, sentence, test, found, because=because or "it does")
+def follows_without_a_reason(id, sentence, test, found, /, *, because, **judged):
+    right["follows"](id, sentence, test, found, because=because or "it does", **judged)
 
 
-def follows_always(id, sentence, test, found, /, *, because):
-    right["follows"](id, sentence, lambda anything: True, found, because=because)
+def follows_always(id, sentence, test, found, /, *, because, **judged):
+    right["follows"](id, sentence, lambda anything: True, found, because=because, **judged)
 
 
 def here_that_was_hoped(id, sentence, holds, /, **options):
