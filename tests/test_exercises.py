@@ -129,6 +129,42 @@ def test_spoilt_array_is_reported_and_the_next_attempt_gets_a_fresh_one(capsys):
     assert first_problem(arrays, lambda x: x + x) is None
 
 
+def test_a_spoilt_part_of_a_pair_is_reported_and_the_next_attempt_gets_a_fresh_one():
+    def in_place(pair):
+        pair[1] += 1
+        return pair[0] + pair[1]
+
+    case = Case(((np.array([1.0]), np.array([2.0])),), np.array([4.0]))
+    pairs = Exercise(reference=lambda pair: pair[0] + pair[1] + 1, hint="", cases=(case,))
+    right = "changed its input"
+    assert right in str(first_problem(pairs, lambda pair: in_place(list(pair))))
+    assert first_problem(pairs, lambda pair: pair[0] + pair[1] + 1) is None
+
+
+def on_two(function, values):
+    """What two ranks would give."""
+    return [function(values), function(values[::-1])]
+
+
+def test_a_function_is_called_through_what_its_exercise_says(capsys, monkeypatch):
+    mistakes = {"the values are squared": lambda values: [value**2 for value in values]}
+    on_ranks = Exercise(
+        reference=double,
+        hint="",
+        cases=(Case(([1, 3],), [[2, 6], [6, 2]]),),
+        inputs=lambda: (([k, k + 5],) for k in range(2)),
+        mistakes=mistakes,
+        through=on_two,
+    )
+    monkeypatch.setattr(exercises, "find", lambda id: on_ranks)
+    check("04.double", double)
+    assert "passed on 3 inputs" in capsys.readouterr().out
+    check("04.double", mistakes["the values are squared"])
+    assert "what comes out when the values are squared" in capsys.readouterr().out
+    check("04.double", lambda values: None)  # through it, the answer would be a list of None
+    assert "not attempted yet" in capsys.readouterr().out
+
+
 def test_calling_instead_of_passing_the_function():
     with pytest.raises(TypeError, match="takes your function itself"):
         check("09.double", 3)

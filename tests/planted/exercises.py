@@ -56,6 +56,11 @@ def copy_not_at_all(args):
     return args
 
 
+def copy_of_the_surface(value):
+    """Pairs keep the tensors and arrays that they had."""
+    return value if type(value) is tuple and len(value) == 2 else right["_copy"](value)
+
+
 def likely_mistake_any(exercise, args, got):
     return next(iter(exercise.mistakes), None)
 
@@ -112,6 +117,7 @@ BUGS = [
     Bug("is_stub", "takes all for stubs", is_stub_always, tests="attempt or do_something"),
     Bug("first_problem", "tries the cases only", first_problem_of_cases, tests="declared"),
     Bug("_copy", "copies nothing", copy_not_at_all, tests="spoilt_array"),
+    Bug("_copy", "leaves pairs alone", copy_of_the_surface, tests="spoilt_part"),
     Bug("_likely_mistake", "names the first", likely_mistake_any, tests="forgotten_return"),
     Bug(
         "_first_wrong_mechanism",
