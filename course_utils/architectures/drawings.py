@@ -1,4 +1,4 @@
-"""Figures of notebooks 01 to 03: an unrolled net, a cell, tinted text, rotations, a timeline."""
+"""Figures of notebooks 01 to 03: an unrolled net, a cell, tinted text, losses, a timeline."""
 
 from __future__ import annotations
 
@@ -275,4 +275,34 @@ def looking(names: Sequence[str], weights: Sequence[Sequence[float]], *, title: 
     axes.set(xlim=(-1.1, len(names) - 0.5), ylim=(-0.2, 1.2))
     axes.set_axis_off()
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    show(figure)
+
+
+def losses(
+    panels: Mapping[str, Mapping[str, Sequence[float]]],
+    levels: Mapping[str, float],
+    *,
+    every: int,
+    title: str,
+) -> None:
+    """Draw losses side by side, a panel for each question that was asked.
+
+    `panels[question][name]` are means over `every` steps each, in nats; `levels[question]` is a
+    grey line, what counting alone reaches. Every panel has its own scale, since the losses of
+    different questions cannot be compared. KeyError where a panel has no level.
+    """
+    figure, axes = new_figure(len(panels), width=4.4, height=3.4, squeeze=False)
+    drawn = 0
+    for axis, (question, curves) in zip(axes[0], panels.items(), strict=True):
+        axis.axhline(levels[question], color=GREY, ls="--", lw=1.5, label="by frequency alone")
+        for name, values in curves.items():
+            steps = [every * (i + 0.5) for i in range(len(values))]
+            axis.plot(steps, values, color=PALETTE[drawn], marker="osD^vP*X"[drawn], label=name)
+            drawn += 1
+        axis.set_ylim(bottom=0)
+        axis.set_title(question, fontsize=11)
+        axis.set_xlabel("training step")
+        axis.legend(fontsize=9)
+    axes[0, 0].set_ylabel("loss (nats per symbol asked for)")
+    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
     show(figure)

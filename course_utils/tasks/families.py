@@ -6,6 +6,8 @@ sound. Shapes: B words, S letters, P places, T sounds.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -153,6 +155,26 @@ def wrong(write: Write, words: Sequence[Entry]) -> list[tuple[int, int]]:
         min((edit_distance(sounds, right), len(right)) for right in entry.pronunciations)
         for sounds, entry in zip(said, words, strict=True)
     ]
+
+
+def by_frequency(train: Sequence[Entry], n_places: int = 0) -> float:
+    """Loss in nats of guessing by how often each sound is asked for, where letters are not read.
+
+    Those that write are asked for the sounds and one `</s>`; the encoder, to which `n_places`
+    belongs, has `</s>` asked at every place left.
+
+    >>> be, bee = Entry("be", (("B", "IY"),)), Entry("bee", (("B", "IY"),))
+    >>> round(by_frequency([be, bee]), 4), round(math.log(3), 4)  # B, IY and </s>, equally often
+    (1.0986, 1.0986)
+    >>> round(by_frequency([be, bee], n_places=200), 4)  # almost nothing but </s>
+    0.0629
+    """
+    counts: Counter[int] = Counter()
+    for _, sounds in pronunciation.pairs_of(train):
+        asked = [*sounds, *[STOP] * max(1, n_places - len(sounds))]
+        counts.update(asked[:n_places] if n_places else asked)
+    total = counts.total()
+    return -sum(n / total * math.log(n / total) for n in counts.values())
 
 
 def letter_by_letter(train: Sequence[Entry]) -> Write:

@@ -62,3 +62,13 @@ def test_a_layer_of_attention_is_one_picture(shown):
     assert drawings.looking(["a", "b"], [[1.0, 0.0], [0.25, 0.75]], title="t") is None
     assert len(shown) == 1
     assert is_picture(shown[0])
+
+
+def test_losses_have_a_panel_for_each_question(shown):
+    panels = {"next": {"a": [3.0, 2.0], "b": [2.5, 1.0]}, "all at once": {"c": [1.0, 0.5]}}
+    levels = {"next": 2.9, "all at once": 1.2}
+    assert drawings.losses(panels, levels, every=20, title="t") is None
+    assert len(shown) == 1
+    assert is_picture(shown[0])
+    with pytest.raises(KeyError, match="all at once"):
+        drawings.losses(panels, {"next": 2.9}, every=20, title="t")

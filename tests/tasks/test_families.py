@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -54,8 +56,20 @@ def test_the_baseline_gives_each_letter_its_most_frequent_sound():
     assert pronunciation.transcribe(write, ["be"]) == [["B", "EH"]]
 
 
+def test_frequencies_are_those_of_what_each_is_asked():
+    """fee and be by hand: F IY </s> and B IY </s>; in 4 places two more of </s>."""
+    words = [WORDS[3], WORDS[1]]
+    of_six = {"F": 1 / 6, "B": 1 / 6, "IY": 2 / 6, "</s>": 2 / 6}
+    of_eight = {"F": 1 / 8, "B": 1 / 8, "IY": 2 / 8, "</s>": 4 / 8}
+    for places, shares in ((0, of_six), (4, of_eight)):
+        expected = -sum(p * math.log(p) for p in shares.values())
+        assert families.by_frequency(words, places) == pytest.approx(expected)
+    two_places = families.by_frequency(words, 2)  # as its loss, it asks for no more than fits
+    assert two_places == pytest.approx(0.5 * math.log(4) + 0.5 * math.log(2))
+
+
 def test_words_of_two_meanings_end_their_beginnings():
     words = two_meanings.load()
-    assert len(words) == len({word.word for word in words}) == 20
+    assert len(words) == len({word.word for word in words}) == 40
     assert all(word.start.endswith(" " + word.word) for word in words)
     assert all(len(set(word.continuations)) == len(set(word.likenesses)) == 2 for word in words)
