@@ -129,7 +129,8 @@ def _filled(title: str, inches: float) -> str:
 
 def label(axes: Axes, title: str, x: str, y: str) -> None:
     """Title an axes with its finding, in lines that fit, and name both axes with their units."""
-    longest = max((len(text.get_text()) for text in axes.get_yticklabels()), default=0)
+    ticks = (text.get_text() for text in axes.get_yticklabels())
+    longest = max((4 if tick.startswith("$") else len(tick) for tick in ticks), default=0)  # 10⁻²
     inches = axes.figure.get_figwidth() / len(axes.figure.axes) - 0.5 - 0.08 * longest
     axes.set_title(_filled(title, inches), loc="left", fontsize=12, fontweight="bold")
     axes.set_xlabel(x)
@@ -150,7 +151,8 @@ def lines(
     import matplotlib as mpl
     import matplotlib.ticker
 
-    figure, axes = new_figure()
+    names = [*series, *(levels or {})]
+    figure, axes = new_figure(height=3.6 if len(names) <= 6 else 3.9)
     for height, (name, value) in enumerate((levels or {}).items()):
         axes.axhline(value, color=GREY, ls=("--", ":", "-.")[height % 3], lw=1.5, label=name)
     for i, (name, (xs, ys)) in enumerate(series.items()):
@@ -167,9 +169,10 @@ def lines(
             axes.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
             axes.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
-    if len(series) + len(levels or {}) > 5:  # so many would cover the lines
-        figure.legend(fontsize=9, loc="outside lower center", ncols=3)
-    elif len(series) + len(levels or {}) > 1:
+    if len(names) > 5:  # so many would cover the lines
+        columns = 3 if max(map(len, names)) <= 25 else 2  # three long names do not fit
+        figure.legend(fontsize=9, loc="outside lower center", ncols=columns)
+    elif len(names) > 1:
         axes.legend()
     label(axes, title, x, y)
     show(figure)

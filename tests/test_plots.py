@@ -31,6 +31,19 @@ def test_intervals_show_one_picture(shown):
     assert all(map(is_picture, shown))
 
 
+@pytest.mark.parametrize(
+    "name", ["{i} of at most 25 letters", "{i} radius 3, rate 0.5, not clipped"]
+)
+def test_many_names_fit_below_the_lines(name, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "show", figures.append)
+    series = {name.format(i=i): ([1, 2], [3, i]) for i in range(7)}
+    plots.lines(series, title="t", x="x", y="y")
+    figures[0].draw_without_rendering()
+    legend = figures[0].legends[0].get_window_extent()
+    assert 0 <= legend.x0 < legend.x1 <= figures[0].bbox.width
+
+
 def test_figures_are_freed(shown):
     import matplotlib.pyplot as plt
 
