@@ -63,12 +63,30 @@ def _one_bias(
     return torch.tanh(F.linear(x, w_ih, b_ih) + F.linear(h, w_hh))
 
 
+def _relu(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
+    return _no_tanh(x, h, w_ih, w_hh, b_ih, b_hh).relu()
+
+
+def _sigmoid(
+    x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
+) -> Tensor:
+    return _no_tanh(x, h, w_ih, w_hh, b_ih, b_hh).sigmoid()
+
+
+def _input_alone_squeezed(
+    x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor
+) -> Tensor:
+    return torch.tanh(F.linear(x, w_ih, b_ih)) + F.linear(h, w_hh, b_hh)
+
+
 # ── one step of an LSTM ──────────────────────────────────────────────────────────────────────────
 
 # One input, one unit, weights 0: the biases alone set the gates. σ(0) = ½.
 ZERO = torch.zeros(4, 1)
 HALF_OPEN = torch.tensor([0.0, 0.0, 1.0, 0.0]), torch.zeros(4)
 OPEN = torch.tensor([50.0, 50.0, 0.0, 50.0]), torch.zeros(4)
+KEEPING = torch.tensor([0.0, 50.0, 0.5, 50.0]), torch.zeros(4)  # f and o open, i half
+TO_CONTENT = torch.tensor([[0.0], [0.0], [0.5], [0.0]])
 LAST = torch.zeros(1), torch.ones(1)  # h, c
 
 
@@ -120,6 +138,26 @@ def _old_cell(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
     return _gates(x, state, *weights)[3].sigmoid() * state[1].tanh(), c
 
 
+def _bare_gates(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
+    i, f, g, o = _gates(x, state, *weights)
+    c = f * state[1] + i * g.tanh()
+    return o * c.tanh(), c
+
+
+def _tied(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
+    _, f, g, o = _gates(x, state, *weights)
+    c = f.sigmoid() * state[1] + (1 - f.sigmoid()) * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+def _input_alone(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
+    return lstm_step(x, (torch.zeros_like(state[0]), state[1]), *weights)
+
+
+def _state_swapped(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
+    return lstm_step(x, state[::-1], *weights)
+
+
 def _cell_first(x: Tensor, state: tuple, *weights: Tensor) -> tuple:
     h, c = lstm_step(x, state, *weights)
     return c, h
@@ -140,7 +178,7 @@ def _count_inputs() -> Iterator[tuple]:
 def clip(grad_w: Tensor, grad_b: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
     """Both gradients times one factor, so that their joint 2-norm is at most `max_norm`."""
     norm = math.sqrt(grad_w.square().sum() + grad_b.square().sum())
-    factor = min(1.0, max_norm / norm)
+    factor = max_norm / max(norm, max_norm)  # 1 below the limit
     return grad_w * factor, grad_b * factor
 
 
@@ -160,6 +198,16 @@ def _always(grad_w: Tensor, grad_b: Tensor, max_norm: float) -> tuple[Tensor, Te
 
 def _by_entry(grad_w: Tensor, grad_b: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
     return grad_w.clamp(-max_norm, max_norm), grad_b.clamp(-max_norm, max_norm)
+
+
+def _to_one(grad_w: Tensor, grad_b: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
+    norm = math.hypot(grad_w.norm(), grad_b.norm())
+    return (grad_w / norm, grad_b / norm) if norm > max_norm else (grad_w, grad_b)
+
+
+def _added_norms(grad_w: Tensor, grad_b: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
+    factor = min(1.0, max_norm / (grad_w.norm() + grad_b.norm()).item())
+    return grad_w * factor, grad_b * factor
 
 
 def _without_root(grad_w: Tensor, grad_b: Tensor, max_norm: float) -> tuple[Tensor, Tensor]:
@@ -203,18 +251,23 @@ EXERCISES = {
                 (
                     torch.tensor([0.5]),
                     torch.tensor([0.25]),
-                    torch.tensor([[2.0]]),
+                    torch.tensor([[-2.0]]),
                     torch.tensor([[1.0]]),
                     torch.tensor([0.1]),
                     torch.tensor([0.05]),
                 ),
-                torch.tensor([math.tanh(1.4)]),
-                why="2·0.5 + 0.1 + 1·0.25 + 0.05 = 1.4, and then the tanh.",
+                torch.tensor([math.tanh(-0.6)]),
+                why="−2·0.5 + 0.1 + 1·0.25 + 0.05 = −0.6, and then the tanh.",
             ),
         ),
         inputs=_rnn_inputs,
         mistakes={
             "the tanh is left out": _no_tanh,
+            "a relu stands in the place of the tanh": _relu,
+            "a sigmoid stands in the place of the tanh": _sigmoid,
+            "the tanh takes in the input alone, and the old state is added after it": (
+                _input_alone_squeezed
+            ),
             "the old state is not used": _no_state,
             "the recurrent weight is transposed": _transposed,
             "the second bias is left out": _one_bias,
@@ -239,11 +292,23 @@ EXERCISES = {
                 (torch.tensor([math.tanh(1)]), torch.ones(1)),
                 why="An open forget gate keeps the cell as it was; g = 0 adds nothing.",
             ),
+            Case(
+                (torch.ones(1), (torch.ones(1), torch.ones(1)), ZERO, TO_CONTENT, *KEEPING),
+                (
+                    torch.tensor([math.tanh(1 + 0.5 * math.tanh(1))]),
+                    torch.tensor([1 + 0.5 * math.tanh(1)]),
+                ),
+                why="g = tanh(½·h + ½) = tanh(1), let in by half: c' = 1·1 + ½·tanh(1).",
+            ),
         ),
         inputs=_lstm_inputs,
         mistakes={
             "the gates are read in the order i, f, o, g": _other_order,
             "the gates are read in the order f, i, g, o": _swapped,
+            "the gates go through no sigmoid": _bare_gates,
+            "the input gate is taken for 1 − f": _tied,
+            "the old h is not used": _input_alone,
+            "h and c are taken out of the state in the wrong order": _state_swapped,
             "g goes through no tanh": _bare_content,
             "g goes through a sigmoid instead of a tanh": _gated_content,
             "the forget gate is not used": _never_forgets,
@@ -254,8 +319,8 @@ EXERCISES = {
     ),
     "parameter_count": Exercise(
         reference=parameter_count,
-        hint="One gate has a weight for the input, H·D numbers, one for the state, H·H, and two "
-        "biases of H. How many gates has each kind?",
+        hint="One set has a weight for the input, H·D numbers, one for the state, H·H, and two "
+        "biases of H. A gate is a set, and so is the new content: how many has each kind?",
         cases=(
             Case(("rnn", 2, 3), 21, why="3·2 + 3·3 + 2·3 = 21."),
             Case(("gru", 2, 3), 63, why="Three times the RNN's 21."),
@@ -267,6 +332,15 @@ EXERCISES = {
             "no bias is counted": lambda kind, d, h: GATES[kind] * (h * d + h * h),
             "the input is taken for as wide as the state": lambda kind, d, h: (
                 GATES[kind] * (2 * h * h + 2 * h)
+            ),
+            "the gates are counted and the new content is not": lambda kind, d, h: (
+                (GATES[kind] - 1) * (h * d + h * h + 2 * h)
+            ),
+            "the biases are counted once, not for each set": lambda kind, d, h: (
+                GATES[kind] * (h * d + h * h) + 2 * h
+            ),
+            "GRU and LSTM are confused": lambda kind, d, h: parameter_count(
+                {"gru": "lstm", "lstm": "gru"}.get(kind, kind), d, h
             ),
             "the gates are not counted": lambda kind, d, h: h * d + h * h + 2 * h,
         },
@@ -293,6 +367,10 @@ EXERCISES = {
             "each tensor is clipped by its own norm, which turns the direction": _one_by_one,
             "small gradients are stretched to the limit": _always,
             "each entry is clipped by itself": _by_entry,
+            "long gradients are shrunk to a length of 1, whatever the limit": _to_one,
+            "the two norms are added; a joint norm is the root of the sum of squares": (
+                _added_norms
+            ),
             "the root of the sum of squares is not taken": _without_root,
         },
     ),
@@ -301,12 +379,12 @@ EXERCISES = {
         hint="If half is left after T steps, each step keeps the T-th root of ½. The sigmoid's "
         "inverse turns that share p into the bias ln(p / (1 − p)).",
         cases=(
-            Case((1.0,), 0.0, why="σ(0) = ½: half is gone after one step."),
             Case(
                 (2.0,),
                 math.log(math.sqrt(0.5) / (1 - math.sqrt(0.5))),
                 why="Each step keeps √½ = 0.71, and 0.71·0.71 = ½.",
             ),
+            Case((1.0,), 0.0, why="σ(0) = ½: half is gone after one step."),
         ),
         inputs=_half_life_inputs,
         mistakes={
@@ -315,6 +393,14 @@ EXERCISES = {
             ),
             "half is divided by the number of steps": lambda steps: math.log(
                 (1 - 0.5 / steps) / (0.5 / steps)
+            ),
+            "half is divided by the steps and not turned into a bias": lambda steps: 0.5 / steps,
+            "the share kept is turned into its logarithm, not into a bias": lambda steps: (
+                math.log(0.5) / steps
+            ),
+            "the bias is ln T: for many steps that leaves 1/e of the cell, not half": math.log,
+            "1 − σ(b) is taken for e^−b, which is near for long memories only": lambda steps: (
+                -math.log(math.log(2) / steps)
             ),
             "the sign of the bias is wrong": lambda steps: -bias_for_half_life(steps),
         },
@@ -342,6 +428,13 @@ EXERCISES = {
                 a2 * a1,
                 b1 + b2,
             ),
+            "b₁ and b₂ are added before the factor a₂": lambda a1, b1, a2, b2: (
+                a2 * a1,
+                a2 * (b1 + b2),
+            ),
+            "a and b are returned in the wrong order": lambda *steps: combine_linear_steps(*steps)[
+                ::-1
+            ],
             "the factors are added": lambda a1, b1, a2, b2: (a2 + a1, a2 * b1 + b2),
             "the second step's b is left out": lambda a1, b1, a2, b2: (a2 * a1, a2 * b1),
         },

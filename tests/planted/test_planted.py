@@ -46,6 +46,7 @@ PLANTED = {
 # The tests that must notice an exercise's mistakes, where they are not named after its reference.
 TESTS = {
     "01.rnn_step": "rnn_step or torchs_cells",
+    "01.lstm_step": "lstm_step or torchs_cells",
     "01.parameter_count": "one_three_four",
     "02.weights": "is_torchs or shares",
     "02.rotate": "rotation",
