@@ -76,6 +76,26 @@ def _divided(x: Tensor, scale: Tensor) -> Tensor:
     return x / torch.where(scale > 0, scale, torch.ones_like(scale))
 
 
+def codes_on(
+    x: Tensor, bits: int, scheme: str, scale: Tensor, offset: Tensor | None = None
+) -> Tensor:
+    """Codes of x on a grid that stands already; what lies beyond its ends gets the last code.
+
+    `offset` is the minimum or the zero point of `scheme`, None for "symmetric".
+
+    >>> codes_on(torch.tensor([-9.0, 0.6, 1.4]), 3, "symmetric", torch.tensor([1.0])).tolist()
+    [-3, 1, 1]
+    """
+    if scheme == "symmetric":
+        largest = 2 ** (bits - 1) - 1
+        return _divided(x, scale).round().clamp(-largest, largest).to(torch.int8)
+    if scheme == "minimum":
+        steps = _divided(x - offset, scale).round()
+    else:
+        steps = _divided(x, scale).round() + offset
+    return steps.clamp(0, 2**bits - 1).to(torch.uint8)
+
+
 def quantize_symmetric(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """x (…, N) -> signed codes (…, N) and scale (…, 1): the largest number gets the largest code.
 
@@ -87,10 +107,8 @@ def quantize_symmetric(x: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """
     check_weight(x)
     check_bits(bits, least=2)
-    largest = 2 ** (bits - 1) - 1
-    scale = x.abs().amax(dim=-1, keepdim=True) / largest
-    codes = _divided(x, scale).round().clamp(-largest, largest)
-    return codes.to(torch.int8), scale
+    scale = x.abs().amax(dim=-1, keepdim=True) / (2 ** (bits - 1) - 1)
+    return codes_on(x, bits, "symmetric", scale), scale
 
 
 def dequantize_symmetric(codes: Tensor, scale: Tensor) -> Tensor:
@@ -113,11 +131,9 @@ def quantize_minimum(x: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
     """
     check_weight(x)
     check_bits(bits, least=1)
-    largest = 2**bits - 1
     minimum, maximum = x.amin(dim=-1, keepdim=True), x.amax(dim=-1, keepdim=True)
-    scale = (maximum - minimum) / largest
-    codes = _divided(x - minimum, scale).round().clamp(0, largest)
-    return codes.to(torch.uint8), scale, minimum
+    scale = (maximum - minimum) / (2**bits - 1)
+    return codes_on(x, bits, "minimum", scale, minimum), scale, minimum
 
 
 def dequantize_minimum(codes: Tensor, scale: Tensor, minimum: Tensor) -> Tensor:
@@ -145,8 +161,7 @@ def quantize_zero_point(x: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
     maximum = x.amax(dim=-1, keepdim=True).clamp(min=0)
     scale = (maximum - minimum) / largest
     zero = _divided(-minimum, scale).round().clamp(0, largest)
-    codes = (_divided(x, scale).round() + zero).clamp(0, largest)
-    return codes.to(torch.uint8), scale, zero.to(torch.int16)
+    return codes_on(x, bits, "zero_point", scale, zero), scale, zero.to(torch.int16)
 
 
 def dequantize_zero_point(codes: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
@@ -166,6 +181,11 @@ SCHEMES = {
 }
 
 
+def check_scheme(scheme: str) -> None:
+    if scheme not in SCHEMES:
+        raise ValueError(f"scheme is {scheme!r}; it must be one of {', '.join(SCHEMES)}")
+
+
 def round_to_nearest(
     weight: Tensor,
     bits: int,
@@ -182,8 +202,7 @@ def round_to_nearest(
     tensor([[0.9000, 0.0000],
             [0.1000, 0.0000]])
     """
-    if scheme not in SCHEMES:
-        raise ValueError(f"scheme is {scheme!r}; it must be one of {', '.join(SCHEMES)}")
+    check_scheme(scheme)
     quantize, dequantize = SCHEMES[scheme]
     groups = into_groups(weight.float(), granularity, group_size)
     return dequantize(*quantize(groups, bits)).reshape(weight.shape).to(weight.dtype)
@@ -273,25 +292,35 @@ class PackedLinear(nn.Module):
         return nn.functional.linear(x, self.weight(), self.bias)
 
 
-def quantize_linears(
-    model: nn.Module, quantize: Callable[[Tensor], Tensor], skip: Collection[str] = ()
-) -> list[str]:
-    """Put `quantize(weight)` in place of each `nn.Linear`'s weight; return the layers' names.
+def linear_layers(model: nn.Module, skip: Collection[str] = ()) -> dict[str, nn.Linear]:
+    """Name → `nn.Linear`, of those whose weight may be changed alone.
 
     A layer is left out whose name ends in one of `skip`; so is one that shares its weight with an
     embedding, as the last layer of many decoders does.
+
+    >>> list(linear_layers(nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2)), skip=["2"]))
+    ['0']
+    """
+    tied = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    return {
+        name: layer
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and id(layer.weight) not in tied
+        if not name.endswith(tuple(skip))
+    }
+
+
+def quantize_linears(
+    model: nn.Module, quantize: Callable[[Tensor], Tensor], skip: Collection[str] = ()
+) -> list[str]:
+    """Put `quantize(weight)` in place of the weight of `linear_layers`; return their names.
 
     >>> model = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> quantize_linears(model, lambda W: round_to_nearest(W, 4, granularity="channel"))
     ['0', '2']
     """
-    tied = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    done = []
-    for name, layer in model.named_modules():
-        left_out = name.endswith(tuple(skip)) or not isinstance(layer, nn.Linear)
-        if left_out or id(layer.weight) in tied:
-            continue
+    layers = linear_layers(model, skip)
+    for layer in layers.values():
         with torch.no_grad():
             layer.weight.copy_(quantize(layer.weight))
-        done.append(name)
-    return done
+    return list(layers)

@@ -18,7 +18,7 @@ import torch
 from course_utils import engines, metrics, training
 from course_utils.architectures import attention, gradient_flow, kv_cache, objectives, recurrent
 from course_utils.backends import protocol
-from course_utils.compression import int8, nf4, rtn
+from course_utils.compression import gptq, int8, nf4, rtn
 from course_utils.finetuning import lora, packing, prompt_tuning, transfer
 from course_utils.inference import decoding, processors, search
 from course_utils.parallel import data_parallel, launch, sharding
@@ -191,6 +191,10 @@ EDGES = {
     "rtn.bits_per_weight group_size": Edge(lambda n: rtn.bits_per_weight(4, n), (1,), (0,)),
     "rtn.unpack_bits n": Edge(
         lambda n: rtn.unpack_bits(torch.zeros(1, dtype=torch.uint8), 3, n), (0, 2), (3,)
+    ),
+    "gptq.damped damping": Edge(lambda x: gptq.damped(torch.eye(2), x), (0,), (-1e-9,)),
+    "gptq.gptq block_size": Edge(
+        lambda n: gptq.gptq(LOGITS, torch.eye(3), 4, group_size=3, block_size=n), (1, 9), (0,)
     ),
     "int8.outlier_columns threshold": Edge(
         lambda x: int8.outlier_columns(LOGITS, x), (1e-9, 1e9), (0, math.nan)
