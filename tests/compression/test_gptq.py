@@ -9,7 +9,7 @@ import torch
 from calibration_inputs import correlated_inputs, hashed, hessian_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llm_compressor import GPTQ_CASES, GROUP_SIZE, stored, weight_and_hessian
+from made_elsewhere import GPTQ_CASES, GROUP_SIZE, stored, weight_and_hessian
 from torch import nn
 
 from course_utils.compression import gptq as module

@@ -18,7 +18,7 @@ import torch
 from course_utils import engines, metrics, training
 from course_utils.architectures import attention, gradient_flow, kv_cache, objectives, recurrent
 from course_utils.backends import protocol
-from course_utils.compression import gptq, int8, nf4, rtn
+from course_utils.compression import awq, gptq, int8, nf4, rtn
 from course_utils.finetuning import lora, packing, prompt_tuning, transfer
 from course_utils.inference import decoding, processors, search
 from course_utils.parallel import data_parallel, launch, sharding
@@ -191,6 +191,15 @@ EDGES = {
     "rtn.bits_per_weight group_size": Edge(lambda n: rtn.bits_per_weight(4, n), (1,), (0,)),
     "rtn.unpack_bits n": Edge(
         lambda n: rtn.unpack_bits(torch.zeros(1, dtype=torch.uint8), 3, n), (0, 2), (3,)
+    ),
+    "awq.salient_columns share": Edge(
+        lambda x: awq.salient_columns(LOGITS[0], x), (1e-9, 1), (0, 1.001)
+    ),
+    "awq.scales_by_size ratio": Edge(
+        lambda x: awq.scales_by_size(LOGITS[0], x), (0, 1), (-1e-9, 1.001)
+    ),
+    "awq.search_scales steps": Edge(
+        lambda n: awq.search_scales(LOGITS, torch.eye(3), LOGITS[0], torch.round, n), (1,), (0,)
     ),
     "gptq.damped damping": Edge(lambda x: gptq.damped(torch.eye(2), x), (0,), (-1e-9,)),
     "gptq.gptq block_size": Edge(

@@ -1,9 +1,10 @@
-"""What llm-compressor makes of the weights of `calibration_inputs`: written once, kept in JSON.
+"""What llm-compressor and torchao make of the weights of `calibration_inputs`, kept in JSON.
 
-llm-compressor 0.14 wants an older transformers than the course has, so it is no dependency. In an
-environment of its own (`pip install --no-deps llmcompressor==0.14.0.1 compressed-tensors==0.19.0
-loguru` beside the course's), `PYTHONPATH=tests/support python -m llm_compressor` writes the file
-anew. Only the functions are imported: its package would pull in CUDA's libraries.
+llm-compressor 0.14 wants an older transformers than the course has, and torchao is loaded by every
+library that finds it, so that neither is a dependency. In an environment of its own (`pip install
+--no-deps llmcompressor==0.14.0.1 compressed-tensors==0.19.0 loguru torchao==0.18.0` beside the
+course's), `PYTHONPATH=tests/support python -m made_elsewhere` writes the file anew. Of
+llm-compressor only the functions are imported: its package would pull in CUDA's libraries.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from typing import Any
 from calibration_inputs import correlated_inputs, hashed, hessian_of
 from torch import Tensor, nn
 
-FILE = Path(__file__).with_name("llm_compressor.json")
+FILE = Path(__file__).with_suffix(".json")
 SHAPE = (6, 32)
 GPTQ_CASES = list(itertools.product((2, 3, 4), ("channel", "group"), (False, True)))
 GROUP_SIZE = 8
+AWQ_CASES = [2, 3, 4]
 SPARSE_CASES = [(0.5, 0, 0), (0.25, 0, 0), (0.0, 2, 4)]  # share, n of m
 
 
@@ -81,7 +83,40 @@ def sparsegpt(share: float, n: int, m: int) -> Tensor:
     return out
 
 
+def wanda(share: float, n: int, m: int) -> Tensor:
+    theirs = _part("llmcompressor.modifiers.pruning.wanda.wanda_sparsify")
+    weight, hessian = weight_and_hessian()
+    layer = nn.Linear(*SHAPE[::-1], bias=False).requires_grad_(False)
+    layer.weight.copy_(weight)
+    return theirs.sparsify_weight(layer, {layer: hessian.diagonal() / 2}, share, n, m)
+
+
+def awq(bits: int) -> Tensor:
+    """The scales that torchao finds, with this course's own rounding."""
+    from torchao.core.config import AOBaseConfig
+    from torchao.prototype.awq.core import AWQObserver
+    from torchao.quantization.transform_module import register_quantize_module_handler
+
+    from course_utils.compression.rtn import round_to_nearest
+
+    class Rounding(AOBaseConfig):
+        pass
+
+    @register_quantize_module_handler(Rounding)
+    def _(module: nn.Module, config: Rounding) -> nn.Module:
+        rounded = round_to_nearest(module.weight, bits, "minimum", "group", GROUP_SIZE)
+        module.weight = nn.Parameter(rounded, requires_grad=False)
+        return module
+
+    weight, _ = weight_and_hessian()
+    observer = AWQObserver(weight, None, Rounding())
+    observer(correlated_inputs(100, SHAPE[1]).float(), None)
+    return observer.calculate_qparams()
+
+
 if __name__ == "__main__":
     found = {"gptq": [gptq(*case).tolist() for case in GPTQ_CASES]}
     found["sparsegpt"] = [sparsegpt(*case).tolist() for case in SPARSE_CASES]
+    found["wanda"] = [wanda(*case).tolist() for case in SPARSE_CASES]
+    found["awq"] = [awq(bits).tolist() for bits in AWQ_CASES]
     FILE.write_text(json.dumps(found) + "\n", encoding="utf-8")
