@@ -398,7 +398,8 @@ STATEMENTS = {
         "c": Statement(
             "Without the scale 1/√D a softmax over 64-number vectors gets no gradient.",
             supported=False,
-            why="At 64 numbers the gradients were alike; far larger vectors lose theirs (A11a2).",
+            why="At 64 numbers the middle query gets more without it; at 1,024 next to none "
+            "(A11a2).",
         ),
         "d": Statement(
             "An LSTM cannot recall a symbol over a distance at which attention can.",

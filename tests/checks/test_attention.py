@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from course_utils import exercises
+from course_utils.architectures.attention import probed
+from course_utils.architectures.decoder import Decoder, DecoderConfig
 from course_utils.checks import attention
 
 
@@ -97,3 +99,27 @@ def test_a_mistake_is_named(name, attempt, said):
 def test_sentences_to_judge_are_of_both_kinds():
     for statements in attention.STATEMENTS.values():
         assert {statement.supported for statement in statements.values()} == {True, False}
+
+
+# ── the answers that are told and not checked ───────────────────────────────────────────────────
+
+
+def test_a_token_evicted_from_the_next_one_on_is_a_text_without_it():
+    """Exercise 7: what follows is computed as if the text began with token 1."""
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "n_heads": 2, "n_kv_heads": 1, "n_layers": 3, "d_ff": 32}
+    decoder = Decoder(DecoderConfig(50, max_positions=16, eps=1e-5, **sizes)).eval()
+    ids = torch.randint(50, (2, 10))
+
+    def evict(weights):
+        weights = weights.clone()
+        weights[..., 1:, 0] = 0
+        return weights / weights.sum(-1, keepdim=True)
+
+    with torch.no_grad(), probed(decoder, evict):
+        evicted = decoder(ids)[:, 1:]
+    with torch.no_grad():
+        without, as_it_was = decoder(ids[:, 1:]), decoder(ids)[:, 1:]
+    # fp32, angles of other positions
+    torch.testing.assert_close(evicted, without, atol=1e-5, rtol=1e-4)
+    assert (as_it_was - without).abs().max() > 1e-3
