@@ -419,7 +419,7 @@ EXERCISES = {
     ),
 }
 
-# Sentences about section 7 for the reader to judge.
+# Sentences about section 8 for the reader to judge.
 STATEMENTS = {
     "families": {
         "a": Statement(
@@ -429,13 +429,12 @@ STATEMENTS = {
             "another with more steps.",
         ),
         "b": Statement(
-            "In this budget the decoder got more words right than the encoder that fills in all "
-            "places at once.",
+            "Without positions the encoder–decoder cannot tell “listen” from “silent”.",
             True,
-            "That is what was measured, on the same words, and A1g holds it against chance.",
+            "Its letters all see one another, so it reads a bag of them: A1h.",
         ),
         "c": Statement(
-            "The decoder wins because its mask is a triangle.",
+            "Where the decoder is ahead of the encoder, the triangle is the cause.",
             False,
             "The encoder also answers in another way, all at once. The arm that changes the "
             "letters' mask alone is the prefix LM.",
