@@ -9,6 +9,7 @@ import torch
 from calibration_inputs import correlated_inputs, hashed, hessian_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from least_squares import by_least_squares
 from made_elsewhere import GPTQ_CASES, GROUP_SIZE, stored, weight_and_hessian
 from torch import nn
 
@@ -25,25 +26,6 @@ EXACT = dict(rtol=0, atol=1e-9)  # float64, other order of sums
 def problem():
     """A weight and a Hessian in float64, where no code depends on the order of a sum."""
     return hashed(D_OUT, D_IN), hessian_of(correlated_inputs(90, D_IN, salt=1.1))
-
-
-def by_least_squares(weight, hessian, snap, damping=0.01, order=None):
-    """From first principles: after each column, the rest is the best there is, solved anew.
-
-    ‖W x − Ŵ x‖² is least over the columns R that are still free if they move by
-    H[R, R]⁻¹ H[R, i]·(w_i − q_i). No inverse is updated, nothing is factored.
-    """
-    weight, hessian = weight.clone(), hessian.clone()
-    hessian += damping * hessian.diagonal().mean() * torch.eye(len(hessian))
-    free = list(range(len(hessian))) if order is None else list(order)
-    while free:
-        i = free.pop(0)
-        rounded = snap(i, weight)
-        if free:
-            share = torch.linalg.solve(hessian[free][:, free], hessian[free, i])  # (R,)
-            weight[:, free] += torch.outer(weight[:, i] - rounded, share)
-        weight[:, i] = rounded
-    return weight
 
 
 def onto(scheme, bits, scale, offset=None):
@@ -108,8 +90,7 @@ def test_gptq_finds_the_grids_on_the_way(problem, act_order):
     wanted = by_least_squares(weight, hessian, snap, order=order)
     options = dict(act_order=act_order, static_groups=False, block_size=5)
     ours = gptq(weight, hessian, 3, "minimum", "group", 8, **options)
-    # The grids come from sums too, and so pass on what another order of those changes.
-    torch.testing.assert_close(ours.weight, wanted, rtol=0, atol=1e-7)
+    torch.testing.assert_close(ours.weight, wanted, **EXACT)
     assert sorted(ours.group_of[order].tolist()) == ours.group_of[order].tolist()
     torch.testing.assert_close(module.dequantize_columns(ours, "minimum"), ours.weight, **EXACT)
 

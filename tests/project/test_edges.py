@@ -18,7 +18,7 @@ import torch
 from course_utils import engines, metrics, training
 from course_utils.architectures import attention, gradient_flow, kv_cache, objectives, recurrent
 from course_utils.backends import protocol
-from course_utils.compression import awq, gptq, int8, nf4, rtn
+from course_utils.compression import awq, gptq, int8, nf4, pruning, rtn, structured_pruning
 from course_utils.finetuning import lora, packing, prompt_tuning, transfer
 from course_utils.inference import decoding, processors, search
 from course_utils.parallel import data_parallel, launch, sharding
@@ -204,6 +204,32 @@ EDGES = {
     "gptq.damped damping": Edge(lambda x: gptq.damped(torch.eye(2), x), (0,), (-1e-9,)),
     "gptq.gptq block_size": Edge(
         lambda n: gptq.gptq(LOGITS, torch.eye(3), 4, group_size=3, block_size=n), (1, 9), (0,)
+    ),
+    "pruning.row_mask sparsity": Edge(
+        lambda x: pruning.row_mask(LOGITS, x), (0, 1), (-1e-9, 1.001)
+    ),
+    "pruning.n_of_m_mask n": Edge(lambda n: pruning.n_of_m_mask(LOGITS, n, 3), (1, 3), (0, 4)),
+    "pruning.n_of_m_mask m": Edge(lambda m: pruning.n_of_m_mask(LOGITS, 1, m), (1, 3), (2,)),
+    "pruning.gradual_sparsity end": Edge(
+        lambda n: pruning.gradual_sparsity(0, 0.5, 3, n), (4,), (3,)
+    ),
+    "pruning.gradual_sparsity start": Edge(
+        lambda n: pruning.gradual_sparsity(0, 0.5, n, 3), (0, 2), (-1, 3)
+    ),
+    "pruning.iterative_sparsities rounds": Edge(
+        lambda n: pruning.iterative_sparsities(0.5, n), (1,), (0,)
+    ),
+    "pruning.iterative_sparsities final": Edge(
+        lambda x: pruning.iterative_sparsities(x, 1), (0, 0.999), (-0.5, 1)
+    ),
+    "structured_pruning.input_scores size": Edge(
+        lambda n: structured_pruning.input_scores(LOGITS, LOGITS[0], n), (1, 3), (0, 2)
+    ),
+    "structured_pruning.largest n": Edge(
+        lambda n: structured_pruning.largest(LOGITS[0], n), (1, 3), (0, 4)
+    ),
+    "structured_pruning.check_kept kept": Edge(
+        lambda n: structured_pruning.check_kept([n], 3), (0, 2), (-1, 3)
     ),
     "int8.outlier_columns threshold": Edge(
         lambda x: int8.outlier_columns(LOGITS, x), (1e-9, 1e9), (0, math.nan)
