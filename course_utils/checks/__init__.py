@@ -4,6 +4,7 @@ MODULES = {
     "01": "recurrent_networks",
     "02": "attention",
     "03": "transformer_families",
+    "04": "data_parallel",
     "09": "decoding",
     "10": "prompting",
     "11": "reasoning_and_acting",

@@ -29,6 +29,7 @@ from course_utils.runner.results import Failure, Result, locate_failure, mark_st
 
 GRACE = 10.0  # seconds between a notebook's time limit and killing its processes
 TICK = 0.2  # seconds between two looks at memory and time
+SHARED = 2.0  # seconds between two looks at what processes share, which walks all their pages
 TIME_LIMITS = {"cpu": 1800.0, "gpu": 6 * 3600.0}  # seconds for one notebook
 ARCHITECTURES = {"x86_64": "x86-64", "amd64": "x86-64", "aarch64": "arm64"}
 THREAD_VARIABLES = (
@@ -134,7 +135,7 @@ class Worker:
         self.cell = 0  # code cells begun
         self.index: int | None = None  # position of the running cell in the output notebook
         self.end: dict[str, Any] = {}
-        self.peak_bytes = 0
+        self.peak_bytes, self.shared_at = 0, 0.0
         self.measured = 0.0
         self.tree: set[psutil.Process] = set()
         self.log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
@@ -175,7 +176,7 @@ class Worker:
         return time.monotonic() - self.started
 
     def measure(self) -> None:
-        """Note the kernel's processes and their memory (RSS; pages they share count for each)."""
+        """Note the kernel's processes and their memory; a page that n of them share counts 1/n."""
         if time.monotonic() - self.measured < TICK / 2:
             return
         self.measured = time.monotonic()
@@ -184,7 +185,13 @@ class Worker:
         except psutil.NoSuchProcess:
             return
         self.tree.update(tree)
-        self.peak_bytes = max(self.peak_bytes, sum(_rss(process) for process in tree))
+        held = sum(_rss(process) for process in tree)
+        if held > self.peak_bytes and len(tree) > 1 and self.measured > self.shared_at + SHARED:
+            self.shared_at = self.measured
+            held = sum(_pss(process) for process in tree)
+        elif len(tree) > 1:
+            return
+        self.peak_bytes = max(self.peak_bytes, held)
 
     def kill(self) -> None:
         """Kill the worker, its kernel and whatever that started."""
@@ -215,6 +222,15 @@ def _rss(process: psutil.Process) -> int:
         return process.memory_info().rss
     except psutil.Error:
         return 0
+
+
+def _pss(process: psutil.Process) -> int:
+    """Bytes that a process holds, its part of what it shares; RSS where no system tells (Linux)."""
+    try:
+        held = process.memory_full_info()
+    except psutil.Error:
+        return 0
+    return getattr(held, "pss", held.rss)
 
 
 def run(jobs: list[Job], workers: int, timeout: float, progress: Progress) -> list[Result]:

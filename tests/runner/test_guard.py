@@ -199,6 +199,15 @@ def _reversed(self, text, shots=(), **options):
     return _right(self, text, list(shots)[::-1], **options)
 Template.prompt = _reversed
 """
+SHARES_NOT_FILLED_UP = """
+import functools
+_right = rank_indices
+@functools.wraps(_right)
+def rank_indices(n, rank, world_size, **order):
+    everyone = [_right(n, r, world_size, **order) for r in range(world_size)]
+    kept = list(dict.fromkeys(i for row in zip(*everyone) for i in row))
+    return kept[rank::world_size]
+"""
 FURTHER_EXAMPLES_KEPT = """
 own_part = str.strip
 """
@@ -290,6 +299,7 @@ BREAKS = {
         DECODER_WITHOUT_TRIANGLE,
         "A1b",
     ),
+    "04_data_parallel": ("course_utils.parallel.data_parallel", SHARES_NOT_FILLED_UP, "D3"),
     "09_decoding": ("course_utils.inference.processors", TOP_P_ONE_TOO_FEW, "top_p"),
     "10_prompting": ("course_utils.prompting.prompts", PROMPT_WITH_SHOTS_REVERSED, "lovely day"),
     "11_reasoning_and_acting": (
