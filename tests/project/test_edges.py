@@ -18,7 +18,7 @@ import torch
 from course_utils import engines, metrics, training
 from course_utils.architectures import attention, gradient_flow, kv_cache, objectives, recurrent
 from course_utils.backends import protocol
-from course_utils.compression import awq, gptq, int8, nf4, pruning, rtn, structured_pruning
+from course_utils.compression import awq, gptq, int8, nf4, pruning, qat, rtn, structured_pruning
 from course_utils.finetuning import lora, packing, prompt_tuning, transfer
 from course_utils.inference import decoding, processors, search
 from course_utils.parallel import data_parallel, launch, sharding
@@ -230,6 +230,15 @@ EDGES = {
     ),
     "structured_pruning.check_kept kept": Edge(
         lambda n: structured_pruning.check_kept([n], 3), (0, 2), (-1, 3)
+    ),
+    "qat.fake_quantize bits": Edge(
+        lambda n: qat.fake_quantize(LOGITS, LOGITS[:, :1], n), (2, 8), (1, 9)
+    ),
+    "qat.first_scale bits": Edge(lambda n: qat.first_scale(LOGITS, n), (2, 8), (1, 9)),
+    "qat.QATLinear activation_bits": Edge(
+        lambda n: qat.QATLinear(torch.nn.Linear(2, 2), 4, "channel", activation_bits=n),
+        (0, 2, 8),
+        (1, 9),
     ),
     "int8.outlier_columns threshold": Edge(
         lambda x: int8.outlier_columns(LOGITS, x), (1e-9, 1e9), (0, math.nan)
