@@ -5,6 +5,7 @@ MODULES = {
     "02": "attention",
     "03": "transformer_families",
     "04": "data_parallel",
+    "05": "sharded_data_parallel",
     "09": "decoding",
     "10": "prompting",
     "11": "reasoning_and_acting",

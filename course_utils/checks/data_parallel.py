@@ -21,7 +21,7 @@ LIMIT = 20.0  # seconds: a receive for which nobody sends ends so
 
 
 @functools.cache
-def _pool() -> Pool:
+def pool() -> Pool:
     return Pool(4)
 
 
@@ -72,14 +72,14 @@ def _reduced(function: Callable, inputs: list[Tensor]) -> tuple[Tensor, int]:
 
 def _sums(function: Callable, inputs: list[Tensor]) -> list[Any]:
     """What each rank has in the end."""
-    found = _pool().run(_reduced, function, inputs, world_size=len(inputs), limit=LIMIT)
+    found = pool().run(_reduced, function, inputs, world_size=len(inputs), limit=LIMIT)
     return [value for value, _ in found]
 
 
 def _sums_and_bytes(function: Callable, inputs: list[Tensor]) -> list[Any]:
     """What each rank has in the end, and whether the busiest sent as little as a ring lets it."""
     size = len(inputs)
-    found = _pool().run(_reduced, function, inputs, world_size=size, limit=LIMIT)
+    found = pool().run(_reduced, function, inputs, world_size=size, limit=LIMIT)
     sent, target = [n for _, n in found], 2 * (size - 1) * inputs[0].nbytes // size
     verdict = f"the busiest rank sent at most {target} bytes"
     verdict = verdict if max(sent) <= target else f"the busiest rank sent {max(sent)} bytes"
@@ -141,7 +141,7 @@ def _hooked(function: Callable, inputs: list[Tensor]) -> list[Tensor]:
 
 def _gradients(function: Callable, inputs: list[Tensor]) -> list[Any]:
     """The gradients that each rank has after its backward pass."""
-    return _pool().run(_hooked, function, inputs, world_size=len(inputs), limit=LIMIT)
+    return pool().run(_hooked, function, inputs, world_size=len(inputs), limit=LIMIT)
 
 
 def _hook_inputs() -> Iterator[tuple]:
@@ -184,7 +184,7 @@ def _own_loss(function: Callable, sums: list[float], counts: list[int]) -> Tenso
 
 
 def _losses(function: Callable, sums: list[float], counts: list[int]) -> list[Tensor]:
-    return _pool().run(_own_loss, function, sums, counts, world_size=len(sums), limit=LIMIT)
+    return pool().run(_own_loss, function, sums, counts, world_size=len(sums), limit=LIMIT)
 
 
 def _mean_inputs() -> Iterator[tuple]:

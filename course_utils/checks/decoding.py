@@ -262,19 +262,19 @@ STATEMENTS = {
         "a": Statement(
             "Greedy decoding finds the likeliest text, because it takes the likeliest token.",
             False,
-            "I6: exact search found likelier texts of four tokens after many of the prompts.",
+            "I6: exact search found a likelier text of four tokens after one prompt or more.",
         ),
         "b": Statement(
             "Where one answer is right, the search for the likeliest is right more often than a "
             "draw.",
             True,
-            "I8b: on the same words, beam search against the exact chance of top-k 40.",
+            "I8b: on the same words, beam search against the exact chance of top-k 5.",
         ),
         "c": Statement(
-            "Beam search is more accurate than greedy decoding.",
+            "It takes several beams to be right more often than a draw.",
             False,
-            "Section 8 showed the two side by side: on these words the difference is smaller than "
-            "its interval. It may well be true; this run cannot say.",
+            "Section 8: greedy decoding, which is one beam, is ahead of the draw already, by more "
+            "than four beams add to it.",
         ),
         "d": Statement(
             "A lower maximum length makes a model express itself more briefly.",

@@ -323,7 +323,7 @@ STATEMENTS = {
         "c": Statement(
             "The more passages a prompt holds, the better the answers.",
             False,
-            "Section 11: the gold passage was there at least as often, and the answers were no "
+            "Section 12: the gold passage was there at least as often, and the answers were no "
             "better.",
         ),
         "d": Statement(
