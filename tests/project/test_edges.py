@@ -18,7 +18,17 @@ import torch
 from course_utils import engines, metrics, training
 from course_utils.architectures import attention, gradient_flow, kv_cache, objectives, recurrent
 from course_utils.backends import protocol
-from course_utils.compression import awq, gptq, int8, nf4, pruning, qat, rtn, structured_pruning
+from course_utils.compression import (
+    awq,
+    distillation,
+    gptq,
+    int8,
+    nf4,
+    pruning,
+    qat,
+    rtn,
+    structured_pruning,
+)
 from course_utils.finetuning import lora, packing, prompt_tuning, transfer
 from course_utils.inference import decoding, processors, search
 from course_utils.parallel import data_parallel, launch, sharding
@@ -239,6 +249,32 @@ EDGES = {
         lambda n: qat.QATLinear(torch.nn.Linear(2, 2), 4, "channel", activation_bits=n),
         (0, 2, 8),
         (1, 9),
+    ),
+    "distillation.soft_targets temperature": Edge(
+        lambda x: distillation.soft_targets(LOGITS, x), (0, 1e-6, 1e6), (-1e-6, math.inf)
+    ),
+    "distillation.distillation_loss temperature": Edge(
+        lambda x: distillation.distillation_loss(LOGITS, LOGITS, x), (1e-6, 1e6), (0, math.inf)
+    ),
+    "distillation.jensen_shannon beta": Edge(
+        lambda x: distillation.jensen_shannon(LOGITS, LOGITS, x), (1e-6, 0.999), (0, 1)
+    ),
+    "distillation.labels_and_soft_targets share": Edge(
+        lambda x: distillation.labels_and_soft_targets(LOGITS, LOGITS, IDS[0, :1], 1, x),
+        (0, 1),
+        (-1e-6, 1.001),
+    ),
+    "distillation.pseudo_labels least": Edge(
+        lambda x: distillation.pseudo_labels(LOGITS, x), (0, 1), (-1e-6, 1.001)
+    ),
+    "distillation.value_relation n_heads": Edge(
+        lambda n: distillation.value_relation(LOGITS.unsqueeze(0), n), (1, 3), (0, 2)
+    ),
+    "distillation.uniform_layers n_student": Edge(
+        lambda n: distillation.uniform_layers(n, 3), (1, 3), (0, 4)
+    ),
+    "distillation.answer_mask n_prompt": Edge(
+        lambda n: distillation.answer_mask(IDS, n), (1,), (0, 2)
     ),
     "int8.outlier_columns threshold": Edge(
         lambda x: int8.outlier_columns(LOGITS, x), (1e-9, 1e9), (0, math.nan)
