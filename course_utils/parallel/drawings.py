@@ -1,11 +1,11 @@
-"""Figures of parallel training: who sent what when, and what a rank did meanwhile. Notebook 04."""
+"""Figures of parallel training: who sent what when, and what a rank held. Notebooks 04 and 05."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from course_utils.plots import GREY, PALETTE, new_figure, show
+from course_utils.plots import GREY, PALETTE, label, new_figure, show
 
 if TYPE_CHECKING:
     from course_utils.parallel.collectives import Message
@@ -68,4 +68,42 @@ def overlap(panels: Mapping[str, Sequence[Span]], *, title: str) -> None:
         axis.set_title(name, fontsize=11, loc="left")
     axes[-1, 0].set_xlabel("milliseconds")
     figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    show(figure)
+
+
+def memory_walls(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, wall: float, title: str
+) -> None:
+    """Draw gigabytes a rank against the number of ranks, both in powers, and a wall across.
+
+    `curves[name]` is (numbers of ranks, gigabytes).
+    """
+    figure, axes = new_figure(width=8, height=4.2)
+    axes.axhline(wall, color=GREY, lw=2)
+    last = next(iter(curves.values()))[0][-1]
+    axes.text(last, wall * 0.9, f"{wall:g} GB, one GPU", color="#606060", ha="right", va="top")
+    for i, (name, (ranks, gigabytes)) in enumerate(curves.items()):
+        axes.plot(ranks, gigabytes, marker="o", ms=4, color=PALETTE[i % len(PALETTE)], label=name)
+    axes.set(xscale="log", yscale="log")
+    axes.set_xticks(list(next(iter(curves.values()))[0]), next(iter(curves.values()))[0])
+    axes.minorticks_off()
+    axes.legend(fontsize=9, loc="lower left")
+    label(axes, title, "ranks", "GB a rank")
+    show(figure)
+
+
+def held_over_a_step(panels: Mapping[str, Sequence[tuple[str, float]]], *, title: str) -> None:
+    """Draw what a rank held of parameters at the events of one step, a line for each name.
+
+    `panels[name]` is a list of (event, bytes), the same events everywhere.
+    """
+    figure, axes = new_figure(width=8, height=3.6)
+    for i, (name, events) in enumerate(panels.items()):
+        values = [nbytes / 1e6 for _, nbytes in events]
+        axes.step(range(len(values)), values, where="mid", color=PALETTE[i], label=name)
+    names = [event for event, _ in next(iter(panels.values()))]
+    axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=9)
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=9)
+    label(axes, title, "", "MB of parameters on a rank")
     show(figure)

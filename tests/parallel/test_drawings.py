@@ -16,3 +16,11 @@ def test_messages_and_spans_are_one_picture(shown):
     drawings.overlap({"buckets": spans}, title="t")
     assert len(shown) == 2
     assert all(map(is_picture, shown))
+
+
+def test_memory_is_one_picture(shown):
+    curves = {"stage 0": ([1, 2, 4], [16.0, 16.0, 16.0]), "stage 3": ([1, 2, 4], [16.0, 8.0, 4.0])}
+    drawings.memory_walls(curves, wall=10, title="t")
+    drawings.held_over_a_step({"stage 3": [("before", 1e6), ("forward 1", 2e6)]}, title="t")
+    assert len(shown) == 2
+    assert all(map(is_picture, shown))
