@@ -49,6 +49,10 @@ def real_tokens(x: Tensor, mask: Tensor | None) -> Tensor:
     return x[mask.bool()]
 
 
+def _read(model: nn.Module, batch: Any) -> object:
+    return model(batch)
+
+
 @torch.no_grad()
 def calibrate(
     model: nn.Module,
@@ -56,16 +60,18 @@ def calibrate(
     see: Callable[[str, Tensor], None],
     *,
     mask_of: Callable[[Any], Tensor] | None = None,
-    call: Callable[[nn.Module, Any], object] = lambda model, batch: model(batch),
+    call: Callable[[nn.Module, Any], object] = _read,
     skip: Collection[str] = (),
+    within: str = "",
 ) -> list[str]:
     """Let the model read, and `see(name, rows)` all that its linear layers get; return the names.
 
     `call(model, batch)` runs it, by default `model(batch)`; `mask_of(batch)` (B, T) leaves padding
-    out, which would count as data. A layer that was never reached, or got inf or NaN, is an error,
-    and so are no batches at all.
+    out, which would count as data. Layers whose names end in one of `skip` are left out, and so are
+    those whose names do not start with `within`, such as those of other blocks. A layer that was
+    never reached, or got inf or NaN, is an error, and so are no batches at all.
     """
-    layers, reached, mask = linear_layers(model, skip), set(), None
+    layers, reached, mask = _chosen(model, skip, within), set(), None
 
     def checked(name: str, x: Tensor) -> None:
         rows = real_tokens(x, mask)
@@ -85,6 +91,15 @@ def calibrate(
             "give examples, or skip such layers"
         )
     return list(layers)
+
+
+def _chosen(model: nn.Module, skip: Collection[str], within: str) -> dict[str, nn.Linear]:
+    layers = linear_layers(model, skip)
+    chosen = {name: layer for name, layer in layers.items() if name.startswith(within)}
+    if not chosen:
+        some = ", ".join(list(layers)[:3]) or "none"
+        raise ValueError(f"no linear layer is within {within!r}; there are: {some} …")
+    return chosen
 
 
 # ── what is kept of it ────────────────────────────────────────────────────────────────────────────

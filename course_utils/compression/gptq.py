@@ -155,17 +155,13 @@ def gptq(
     >>> done.codes.tolist(), round(done.scale.item(), 3)  # 0.6 = 1.8 steps; 1.0 − 0.03 = 2.9 steps
     ([[2, 3]], 0.333)
     """
-    check_weight(weight)
-    check_hessian(weight, hessian)
-    work = weight.detach().to(torch.promote_types(weight.dtype, torch.float32)).clone()
-    hessian = hessian.to(work)
-    work[:, hessian.diagonal() == 0] = 0
+    work, hessian = prepared(weight, hessian)
     grid = grids(work, bits, scheme, granularity, group_size)
     order = torch.arange(work.shape[1], device=work.device)
     if act_order:
         order = hessian.diagonal().argsort(descending=True, stable=True)
     width = work.shape[1] // grid[0].shape[1]  # columns that share a grid
-    group_of = (order if static_groups else torch.arange(len(order), device=work.device)) // width
+    group_of = (order if static_groups else order.sort().values) // width
     refit = 0 if static_groups or granularity != "group" else width
     columns = work[:, order].T.contiguous()  # (D_in, D_out): a row each, which is faster
     factor = inverse_factor(damped(hessian[order][:, order], damping))
@@ -198,6 +194,20 @@ def _rounding(
         return dequantize(codes[-1], *own)
 
     return snap, codes
+
+
+def prepared(weight: Tensor, hessian: Tensor) -> tuple[Tensor, Tensor]:
+    """Copies to work on, in float32 or better, after checks; a weight of what was always 0 is 0.
+
+    >>> prepared(torch.ones(1, 2), torch.tensor([[2.0, 0.0], [0.0, 0.0]]))[0]
+    tensor([[1., 0.]])
+    """
+    check_weight(weight)
+    check_hessian(weight, hessian)
+    work = weight.detach().to(torch.promote_types(weight.dtype, torch.float32)).clone()
+    hessian = hessian.to(work)
+    work[:, hessian.diagonal() == 0] = 0
+    return work, hessian
 
 
 def spread_errors(

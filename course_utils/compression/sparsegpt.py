@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from course_utils.compression.calibration import check_hessian
-from course_utils.compression.gptq import damped, inverse_factor, spread_errors
+from course_utils.compression.gptq import damped, inverse_factor, prepared, spread_errors
 from course_utils.compression.pruning import check_n_of_m, layer_mask, n_of_m_mask
-from course_utils.compression.rtn import check_weight
 
 
 def saliencies(weight: Tensor, factor: Tensor) -> Tensor:
@@ -91,11 +88,7 @@ def _swept(
     damping: float,
 ) -> Tensor:
     """Choose for `width` columns at a time, as they are by then, and spread what goes."""
-    check_weight(weight)
-    check_hessian(weight, hessian)
-    work = weight.detach().to(torch.promote_types(weight.dtype, torch.float32)).clone()
-    hessian = hessian.to(work)
-    work[:, hessian.diagonal() == 0] = 0  # as in GPTQ: nothing depends on them
+    work, hessian = prepared(weight, hessian)
     factor, columns = inverse_factor(damped(hessian, damping)), work.T.contiguous()
     kept: list[Tensor] = []
 

@@ -88,6 +88,16 @@ def test_calibrate_skips_by_name():
     assert list(calibration.collect_moments(net(), [torch.randn(1, 4)], skip=["2"])) == ["0"]
 
 
+def test_calibrate_looks_within_a_part():
+    model = nn.Sequential(net(), net(), nn.Linear(2, 2))
+    model[1][0] = nn.Linear(2, 3)
+    found = calibration.collect_moments(model, [torch.randn(1, 4)], within="1.")
+    assert list(found) == ["1.0", "1.2"]
+    assert list(calibration.collect_moments(model, [torch.randn(1, 4)], within="2")) == ["2"]
+    with pytest.raises(ValueError, match=r"within '3\.'; there are: 0\.0, 0\.2, 1\.0"):
+        calibration.collect_moments(model, [torch.randn(1, 4)], within="3.")
+
+
 def test_calibrate_asks_for_examples():
     with pytest.raises(ValueError, match="reached 0 of 2 layers, and not 0"):
         calibration.collect_moments(net(), [])

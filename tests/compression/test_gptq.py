@@ -204,6 +204,20 @@ def test_gptq_linears_changes_each_layer_by_its_own_inputs():
         assert errors[name] < output_error(weight, rounded, hessian)
 
 
+def test_a_block_at_a_time_lets_later_blocks_answer_for_earlier_ones():
+    """Layer 2 sees what the rounded layer 0 gives, and so its error is taken where it arises."""
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 4)), torch.randn(200, 16)
+    for part in ("0", "2"):
+        module.gptq_linears(net, collect_moments(net, [x], within=part), 2, group_size=8)
+    with torch.no_grad():
+        seen = net[1](net[0](x))
+    torch.manual_seed(0)
+    fresh = nn.Sequential(nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 4))
+    wanted = gptq(fresh[2].weight, 2 * seen.T @ seen / 200, 2, group_size=8).weight
+    torch.testing.assert_close(net[2].weight, wanted, rtol=0, atol=1e-6)  # fp32 sums
+
+
 def test_gptq_linears_asks_for_the_models_own_moments():
     net = nn.Sequential(nn.Linear(4, 4))
     moments = collect_moments(nn.Sequential(nn.Tanh(), nn.Linear(4, 4)), [torch.randn(9, 4)])
@@ -239,8 +253,10 @@ def test_gptq_helps_a_block_of_minilm_at_three_bits(minilm):
 def test_an_input_that_was_always_zero_gets_a_weight_of_zero(problem):
     weight, hessian = problem
     hessian[3], hessian[:, 3] = 0, 0
+    before = weight.clone()
     done = gptq(weight, hessian, 4, group_size=8)
     assert (done.weight[:, 3] == 0).all()
+    assert torch.equal(weight, before)
     assert done.weight.isfinite().all()
 
 

@@ -75,6 +75,17 @@ def outputs_instead_of_inputs(layers, see):
     return watching()
 
 
+def all_parts(model, skip, within):
+    return right["linear_layers"](model, skip)
+
+
+def parts_anywhere(model, skip, within):
+    """The name holds it, instead of starting with it."""
+    right["_chosen"](model, skip, within)
+    layers = right["linear_layers"](model, skip)
+    return {name: layer for name, layer in layers.items() if within in name}
+
+
 def error_of_the_weight(weight, changed, hessian):
     """Says nothing of the inputs."""
     return ((weight - changed).square().sum() / weight.square().sum()).item()
@@ -93,6 +104,8 @@ BUGS = [
     Bug("real_tokens", "counts padding", padding_too, "padding"),
     Bug("real_tokens", "takes the first", first_tokens, "padding"),
     Bug("watching", "shows what comes out", outputs_instead_of_inputs, "each_layer_gets"),
+    Bug("_chosen", "takes all parts", all_parts, "within"),
+    Bug("_chosen", "looks anywhere", parts_anywhere, "within"),
     Bug("output_error", "is the weight's", error_of_the_weight),
     Bug("output_error", "has uncorrelated inputs", error_of_the_diagonal),
 ]

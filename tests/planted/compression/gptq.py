@@ -132,7 +132,19 @@ def linears_by_one_hessian(model, moments, bits, *args, **options):
     return dict.fromkeys(right["gptq_linears"](model, pairs, bits, *args, **options), 0.0)
 
 
+def dead_inputs_kept(weight, hessian):
+    work, changed = right["prepared"](weight, hessian)
+    return weight.detach().to(work).clone(), changed
+
+
+def worked_in_place(weight, hessian):
+    work, changed = right["prepared"](weight, hessian)
+    return (weight.detach().copy_(work) if weight.dtype == work.dtype else work), changed
+
+
 BUGS = [
+    Bug("prepared", "keeps what nothing depends on", dead_inputs_kept, "always_zero"),
+    Bug("prepared", "works in place", worked_in_place, "always_zero"),
     Bug("damped", "damps nothing", without_damping, "singular or by_hand or least"),
     Bug("damped", "adds an absolute number", damped_by_an_absolute, "damped_by_hand"),
     Bug("damped", "changes its argument", damped_in_place),
