@@ -20,6 +20,7 @@ def saliencies(weight: Tensor, factor: Tensor) -> Tensor:
     W (D_out, D_in), and the columns' `inverse_factor` U. LeCun et al. 1990's saliency, as Hassibi &
     Stork 1993 have it.
 
+    >>> import torch
     >>> saliencies(torch.tensor([[1.0, 3.0]]), torch.diag(torch.tensor([0.5, 3.0]))).tolist()
     [[4.0, 1.0]]
     """
@@ -39,6 +40,7 @@ def sparsegpt(
     The weights of a block compete across its rows, as in the authors' code, which however removes
     one more in each block than it says (`<=` a threshold). Algorithm 1.
 
+    >>> import torch
     >>> W, H = torch.tensor([[0.5, 1.0]]), torch.tensor([[2.0, 1.0], [1.0, 2.0]])
     >>> sparsegpt(W, H, 0.5, damping=0)  # 0.5 goes, and half of it into the next
     tensor([[0.0000, 1.2500]])
@@ -64,6 +66,7 @@ def sparsegpt_n_of_m(
 ) -> Tensor:
     """W with n numbers left of each m neighbours in a row. `block_size` changes the time alone.
 
+    >>> import torch
     >>> W = torch.tensor([[1.0, 4.0, 2.0, 3.0]])
     >>> sparsegpt_n_of_m(W, torch.eye(4))
     tensor([[0., 4., 0., 3.]])
