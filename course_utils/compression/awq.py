@@ -15,8 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from course_utils.compression.calibration import Moments, check_hessian, output_error
-from course_utils.compression.rtn import linear_layers
+from course_utils.compression.calibration import (
+    Moments,
+    check_hessian,
+    layers_of,
+    output_error,
+)
 
 Quantize = Callable[[Tensor], Tensor]
 
@@ -164,9 +168,7 @@ def awq_linears(
     >>> sorted(awq_linears(net, moments, lambda W: (8 * W).round() / 8))
     ['0', '1']
     """
-    layers, found = linear_layers(model), {}
-    if unknown := [name for name in moments if name not in layers]:
-        raise ValueError(f"the model has no linear layer {unknown[0]}; collect its own moments")
+    layers, found = layers_of(model, moments), {}
     for name, seen in moments.items():
         weight = layers[name].weight.detach()
         found[name] = search_scales(weight, seen.hessian(), seen.mean_size(), quantize, steps)

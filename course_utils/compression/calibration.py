@@ -166,6 +166,14 @@ def collect_moments(model: nn.Module, batches: Iterable[Any], **options: Any) ->
     return {name: found[name] for name in names}
 
 
+def layers_of(model: nn.Module, moments: Mapping[str, Moments]) -> dict[str, nn.Linear]:
+    """The model's linear layers that `moments` names; ValueError where they are another model's."""
+    layers = linear_layers(model)
+    if unknown := [name for name in moments if name not in layers]:
+        raise ValueError(f"the model has no linear layer {unknown[0]}; collect its own moments")
+    return {name: layers[name] for name in moments}
+
+
 def output_error(weight: Tensor, changed: Tensor, hessian: Tensor) -> float:
     """‖W x − Ŵ x‖² over the examples, as a share of ‖W x‖²; nan where W x is 0 everywhere.
 

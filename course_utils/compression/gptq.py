@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from course_utils.compression.calibration import (
     Moments,
     check_hessian,
+    layers_of,
     output_error,
 )
 from course_utils.compression.rtn import (
@@ -25,7 +26,6 @@ from course_utils.compression.rtn import (
     codes_on,
     dequantize_symmetric,
     into_groups,
-    linear_layers,
     quantize_symmetric,
 )
 
@@ -263,9 +263,7 @@ def gptq_linears(
     >>> max(errors.values()) < 1e-3
     True
     """
-    layers, errors = linear_layers(model), {}
-    if unknown := [name for name in moments if name not in layers]:
-        raise ValueError(f"the model has no linear layer {unknown[0]}; collect its own moments")
+    layers, errors = layers_of(model, moments), {}
     for name, seen in moments.items():
         weight, hessian = layers[name].weight.detach(), seen.hessian()
         done = gptq(weight, hessian, bits, scheme, granularity, group_size, **options)

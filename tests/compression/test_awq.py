@@ -207,6 +207,10 @@ def test_what_is_refused_by_name(problem):
         awq.scales_by_size(sizes, 1.5)
     with pytest.raises(ValueError, match=r"the Hessian \(4, 4\)"):
         awq.search_scales(weight, torch.eye(4), sizes, ROUND)
+    with pytest.raises(ValueError, match="8 of 512 weights are inf or NaN"):
+        awq.search_scales(weight.index_fill(1, torch.tensor([2]), torch.nan), hessian, sizes, ROUND)
+    with pytest.raises(ValueError, match="scales go from nan to nan"):
+        awq.search_scales(weight, hessian, sizes.index_fill(0, torch.tensor([1]), torch.nan), ROUND)
     with pytest.raises(ValueError, match="W x is 0"):
         awq.search_scales(torch.zeros(2, 64), hessian, sizes, ROUND)
     with pytest.raises(ValueError, match="a layer reads 5 inputs; 3 come out before it"):

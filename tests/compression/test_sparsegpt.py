@@ -126,6 +126,8 @@ def test_what_is_refused_by_name(problem):
         sparsegpt_n_of_m(weight, hessian, 2, 5)
     with pytest.raises(ValueError, match=r"the Hessian \(3, 3\)"):
         sparsegpt(weight, torch.eye(3), 0.5)
+    with pytest.raises(ValueError, match="5 of 120 weights are inf or NaN"):
+        sparsegpt(weight.index_fill(1, torch.tensor([2]), torch.inf), hessian, 0.5)
     with pytest.raises(ValueError, match="block_size is 0"):
         sparsegpt(weight, hessian, 0.5, block_size=0)
     with pytest.raises(ValueError, match="singular"):
