@@ -84,36 +84,54 @@ class _Unit:
 
     The parameters are views into `full`. To release them its memory is given back, and the views
     stay: what autograd has saved of them is there again after the next `gather`.
+
+    `shard` is what the optimizer updates, `sent` what the other ranks get of it: the same memory,
+    or the shard rounded to `compute_dtype`. At stages 1 and 2 `sent` is a part of `full`.
     """
 
-    def __init__(self, named: dict[str, nn.Parameter], wire: Wire, stage: int) -> None:
+    def __init__(
+        self,
+        named: dict[str, nn.Parameter],
+        wire: Wire,
+        stage: int,
+        compute_dtype: torch.dtype | None = None,
+    ) -> None:
         self.named, self.wire = named, wire
-        numel = sum(p.numel() for p in named.values())
-        self.size = -(-numel // wire.size)  # of a shard; the last one may end in zeros
+        self.numel = sum(p.numel() for p in named.values())
+        self.size = -(-self.numel // wire.size)  # of a shard; the last one may end in zeros
         first = next(iter(named.values()))
-        self.full = torch.zeros(self.size * wire.size, dtype=first.dtype)
+        if len(types := {str(p.dtype) for p in named.values()}) > 1:
+            raise ValueError(
+                f"{next(iter(named))} is in a unit of several types, {', '.join(sorted(types))}; "
+                "a unit is one flat tensor: give each type units of its own"
+            )
+        whole = torch.zeros(self.size * wire.size, dtype=first.dtype, device=first.device)
+        for part, parameter in zip(self.parts(whole).values(), named.values(), strict=True):
+            part.copy_(parameter.detach())
+        self.full = whole.to(compute_dtype or whole.dtype)
+        self.mixed = self.full.dtype != whole.dtype
         self.nbytes = self.full.untyped_storage().nbytes()
-        self._move_in()
-        own = self.full[wire.rank * self.size :][: self.size]
-        # Up to stage 2 the shard is a part of `full`, which the optimizer so updates in place.
-        self.shard = nn.Parameter(own.clone() if stage == 3 else own)
+        for part, parameter in zip(self.parts(self.full).values(), named.values(), strict=True):
+            parameter.data = part
+        own = slice(wire.rank * self.size, (wire.rank + 1) * self.size)
+        self.sent = self.full[own].clone() if stage == 3 else self.full[own]
+        self.shard = nn.Parameter(whole[own].clone() if self.mixed else self.sent)
+        self.gradient: Tensor | None = None  # of the shard, in the type of `full`
         self.waiting = set(named)  # for their gradient
         self.gathered = True
 
-    @torch.no_grad()
-    def _move_in(self) -> None:
+    def parts(self, flat: Tensor) -> dict[str, Tensor]:
+        """Views of a flat unit by parameter."""
         sizes = [p.numel() for p in self.named.values()]
-        parts = self.full[: sum(sizes)].split(sizes)
-        for parameter, part in zip(self.named.values(), parts, strict=True):
-            part.copy_(parameter.reshape(-1))
-            parameter.data = part.view_as(parameter)
+        parts = zip(self.named.items(), flat[: self.numel].split(sizes), strict=True)
+        return {name: part.view_as(p) for (name, p), part in parts}
 
     @torch.no_grad()
     def gather(self) -> None:
         """All shards into the parameters."""
         if not self.gathered:
             self.full.untyped_storage().resize_(self.nbytes)
-        self.full.copy_(all_gather(self.shard.detach().clone(), self.wire))
+        self.full.copy_(all_gather(self.sent.detach().clone(), self.wire))
         self.gathered = True
 
     def release(self) -> None:
@@ -122,8 +140,8 @@ class _Unit:
 
     @torch.no_grad()
     def scatter_gradients(self, factor: float, replicas: Wire | None) -> None:
-        """This rank's shard of the mean gradient into `shard.grad`; the whole one is dropped."""
-        flat = torch.zeros(self.size * self.wire.size, dtype=self.full.dtype)
+        """This rank's shard of the mean gradient into `gradient`; the whole one is dropped."""
+        flat = self.full.new_zeros(self.size * self.wire.size)
         start = 0
         for parameter in self.named.values():
             stop = start + parameter.numel()
@@ -132,10 +150,10 @@ class _Unit:
         mean = reduce_scatter(flat, self.wire)
         if replicas is not None:
             ring_all_reduce(mean, replicas)
-        if self.shard.grad is None:
-            self.shard.grad = mean
+        if self.gradient is None:
+            self.gradient = mean
         else:
-            self.shard.grad += mean
+            self.gradient += mean
         self.waiting = set(self.named)
 
 
@@ -153,6 +171,11 @@ class Sharded(nn.Module):
     `replicas`: the ranks that hold the same shard in other groups (HSDP); gradients are averaged
     over both. `reshard_after_forward=False` keeps stage 3's parameters for the backward pass,
     at the memory of stage 2 and its traffic.
+
+    `compute_dtype`, torch.float16 or torch.bfloat16: parameters and gradients are held and sent in
+    it, and the module computes in it, floats that it is given included; the optimizer keeps fp32
+    masters of the shards and is given their gradients in fp32 (Micikevicius et al. 2018, §3.1).
+    Gradients below 6e-8 are 0 in float16, and those of micro-batches are added up in it.
     """
 
     def __init__(
@@ -164,20 +187,28 @@ class Sharded(nn.Module):
         wire: Wire | None = None,
         replicas: Wire | None = None,
         reshard_after_forward: bool = True,
+        compute_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if stage not in STAGES[1:]:
             raise ValueError(f"stage is {stage!r}; give 1, 2 or 3, or use DataParallel for 0")
+        if compute_dtype is not None and not compute_dtype.is_floating_point:
+            raise ValueError(
+                f"compute_dtype is {compute_dtype}; give torch.float16, torch.bfloat16, or None "
+                "for the module's own"
+            )
         self.module, self.stage, self.wire = module, stage, wire or Wire()
         self.replicas, self.reshard = replicas, reshard_after_forward
+        self.compute_dtype = compute_dtype
         check_same_model(module)
         share_state(module, Wire())
         self._factor = 1 / (self.wire.size * (replicas.size if replicas else 1))
         *inside, rest = [
-            _Unit(named, self.wire, stage) if named else None
+            _Unit(named, self.wire, stage, compute_dtype) if named else None
             for named in unit_parameters(module, units)
         ]
         self._rest, self._units = rest, [unit for unit in (*inside, rest) if unit is not None]
+        self._cast_frozen()
         self.optimizer = make_optimizer([unit.shard for unit in self._units])
         for unit in self._units:
             self._watch_gradients(unit)
@@ -191,7 +222,8 @@ class Sharded(nn.Module):
     def forward(self, *arguments: object, **options: object) -> object:
         if self._rest is not None and not self._rest.gathered:
             self._rest.gather()
-        return self.module(*arguments, **options)
+        given = [self._cast(x) for x in arguments]
+        return self.module(*given, **{name: self._cast(x) for name, x in options.items()})
 
     @torch.no_grad()
     def step(self) -> None:
@@ -199,27 +231,44 @@ class Sharded(nn.Module):
         for unit in self._units:
             if self.stage == 1 and not unit.waiting:
                 unit.scatter_gradients(self._factor, self.replicas)
-            if unit.shard.grad is None or unit.waiting != set(unit.named):
+            if unit.gradient is None or unit.waiting != set(unit.named):
                 missing = ", ".join(sorted(unit.waiting))
                 raise RuntimeError(
                     f"there is no gradient of {missing}: run backward() before step(), use every "
                     "parameter in the loss, or freeze those that are not used"
                 )
+        for unit in self._units:
+            unit.shard.grad, unit.gradient = unit.gradient.to(unit.shard.dtype), None
         self.optimizer.step()
         for unit in self._units:
             unit.shard.grad = None
+        self.share()
+
+    @torch.no_grad()
+    def share(self) -> None:
+        """Let the parameters be those of the shards, after a step or after loading into these."""
+        for unit in self._units:
+            if unit.mixed:
+                unit.sent.copy_(unit.shard)
             if self.stage == 3:
                 unit.release()
             else:
                 unit.gather()
 
+    @property
+    def units(self) -> Sequence[_Unit]:
+        """What is gathered and released together, the rest last."""
+        return tuple(self._units)
+
     def held(self) -> Held:
-        """Bytes that this rank holds now."""
+        """Bytes that this rank holds now; fp32 masters count as the optimizer's, as in ZeRO."""
         parameters = sum(u.full.untyped_storage().nbytes() for u in self._units)
         if self.stage == 3:
-            parameters += sum(u.shard.nbytes for u in self._units)
-        gradients = [p.grad for u in self._units for p in (*u.named.values(), u.shard)]
-        state = [
+            parameters += sum(u.sent.nbytes for u in self._units)
+        gradients = [p.grad for u in self._units for p in u.named.values()]
+        gradients += [u.gradient for u in self._units]
+        state = [u.shard.nbytes for u in self._units if u.mixed]
+        state += [
             x.nbytes
             for of_shard in self.optimizer.state.values()
             for x in of_shard.values()
@@ -229,13 +278,22 @@ class Sharded(nn.Module):
 
     @torch.no_grad()
     def full_state(self) -> dict[str, Tensor]:
-        """All parameters by name, whole, on every rank. For comparing and saving."""
+        """All parameters by name, whole, on every rank: the masters. For comparing and saving."""
+        state = {}
         for unit in self._units:
-            unit.gather()
-        state = {name: p.clone() for unit in self._units for name, p in unit.named.items()}
-        for unit in self._units if self.stage == 3 else []:
-            unit.release()
-        return state
+            state |= unit.parts(all_gather(unit.shard.detach().clone(), self.wire))
+        return {name: x.clone() for name, x in state.items()}
+
+    def _cast(self, x: object) -> object:
+        """Floats in the type that the module computes in."""
+        floats = self.compute_dtype and isinstance(x, Tensor) and x.is_floating_point()
+        return x.to(self.compute_dtype) if floats else x
+
+    def _cast_frozen(self) -> None:
+        """What is not trained needs no master."""
+        for parameter in self.module.parameters():
+            if not parameter.requires_grad:
+                parameter.data = self._cast(parameter.data)
 
     def _watch_gradients(self, unit: _Unit) -> None:
         """Note each gradient; from stage 2 on a unit's are scattered as soon as it has all."""

@@ -25,7 +25,7 @@ class OverwritesTheShard(right["_Unit"]):
     """Of the micro-batches only the last counts."""
 
     def scatter_gradients(self, factor, replicas):
-        self.shard.grad = None
+        self.gradient = None
         super().scatter_gradients(factor, replicas)
 
 
@@ -77,6 +77,66 @@ class StepsOnStaleParameters(right["Sharded"]):
                 unit.full.copy_(full)
 
 
+class MastersOfRounded(right["_Unit"]):
+    """The masters are made after the parameters were rounded."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        if self.mixed:
+            self.shard.data = self.sent.to(self.shard.dtype)
+
+
+class SendsTheMasters(right["_Unit"]):
+    """In fp32, to be rounded where they arrive."""
+
+    @torch.no_grad()
+    def gather(self):
+        super().gather()
+        self.full.copy_(all_gather(self.shard.detach().clone(), self.wire))
+
+
+class AddsUpInFp32(right["_Unit"]):
+    """A gradient of 4 bytes a parameter waits for the step."""
+
+    def scatter_gradients(self, factor, replicas):
+        super().scatter_gradients(factor, replicas)
+        self.gradient = self.gradient.to(self.shard.dtype)
+
+
+class RoundsTheMasters(right["Sharded"]):
+    """What is small beside a parameter is lost, as without masters."""
+
+    @torch.no_grad()
+    def step(self):
+        super().step()
+        for unit in self._units:
+            unit.shard.copy_(unit.sent)
+
+
+class SendsWhatWasBefore(right["Sharded"]):
+    """The masters move, and what is made of them does not."""
+
+    @torch.no_grad()
+    def step(self):
+        before = [unit.sent.clone() for unit in self._units]
+        super().step()
+        for unit, sent in zip(self._units, before, strict=True):
+            if unit.mixed:
+                unit.sent.copy_(sent)
+
+
+class CountsNoMasters(right["Sharded"]):
+    def held(self):
+        found = super().held()
+        masters = sum(unit.shard.nbytes for unit in self._units if unit.mixed)
+        return found._replace(optimizer=found.optimizer - masters)
+
+
+class LeavesFrozenAsTheyAre(right["Sharded"]):
+    def _cast_frozen(self):
+        pass
+
+
 def state_bytes_without_master(n_parameters, world_size, stage, costs=right["MIXED_ADAM"]):
     """Adam's two moments, but no fp32 copy."""
     found = right["state_bytes"](n_parameters, world_size, stage, costs)
@@ -120,6 +180,7 @@ def unit_parameters_tied_in_a_unit(module, units):
 
 
 UNSHARDED = "accumulation"
+MIXED = "parallel.sharding_mixed"
 BUGS = [
     Bug("_Unit", "sums instead of averaging", SumsWithoutMean, UNSHARDED),
     Bug("_Unit", "forgets the replicas", ForgetsTheReplicas, "hybrid"),
@@ -136,4 +197,11 @@ BUGS = [
     Bug("traffic_bytes", "counts all ranks", traffic_bytes_of_all_ranks, "traffic"),
     Bug("traffic_bytes", "gathers once at stage 3", traffic_bytes_stage_3_as_2, "traffic"),
     Bug("unit_parameters", "ties within a unit", unit_parameters_tied_in_a_unit, "shared_by_units"),
+    Bug("_Unit", "makes masters of what is rounded", MastersOfRounded, "bfloat16", MIXED),
+    Bug("_Unit", "sends masters", SendsTheMasters, "bytes_are", MIXED),
+    Bug("_Unit", "adds up in fp32", AddsUpInFp32, "bytes_are", MIXED),
+    Bug("Sharded", "rounds its masters", RoundsTheMasters, "by_hand", MIXED),
+    Bug("Sharded", "sends old parameters", SendsWhatWasBefore, "adam_is", MIXED),
+    Bug("Sharded", "counts no masters", CountsNoMasters, "bytes_are", MIXED),
+    Bug("Sharded", "leaves frozen parameters", LeavesFrozenAsTheyAre, "floats_and", MIXED),
 ]
