@@ -21,12 +21,15 @@ from course_utils.compression.calibration import (
 )
 from course_utils.compression.rtn import (
     SCHEMES,
+    PackedLinear,
     check_scheme,
     check_weight,
     codes_on,
     dequantize_symmetric,
     into_groups,
+    pack_bits,
     quantize_symmetric,
+    to_half,
 )
 
 # ── the Hessian ───────────────────────────────────────────────────────────────────────────────────
@@ -241,6 +244,30 @@ def dequantize_columns(quantized: Quantized, scheme: str) -> Tensor:
     check_scheme(scheme)
     grid = [quantized.scale] if quantized.offset is None else [quantized.scale, quantized.offset]
     return SCHEMES[scheme][1](quantized.codes, *(part[:, quantized.group_of] for part in grid))
+
+
+def packed_layer(linear: nn.Linear, quantized: Quantized, bits: int) -> PackedLinear:
+    """The layer with these integers, packed, and their grids in float16: what a file would hold.
+
+    For the scheme "minimum" and groups of neighbours, as `static_groups` gives them.
+
+    >>> linear = nn.Linear(8, 4)
+    >>> done = gptq(linear.weight, torch.eye(8), 4, "minimum", group_size=8)
+    >>> layer = packed_layer(linear, done, bits=4)
+    >>> len(layer.packed), bool((layer.weight() - done.weight).abs().max() < 1e-3)
+    (16, True)
+    """
+    if quantized.offset is None or not quantized.offset.is_floating_point():
+        raise ValueError("the grids have no float minimum; quantize with scheme='minimum'")
+    width = len(quantized.group_of) // quantized.scale.shape[1]
+    if (quantized.group_of.diff() < 0).any():
+        raise ValueError("columns of a group are no neighbours; quantize with static_groups=True")
+    layer = PackedLinear(linear, bits, width)
+    layer.packed = pack_bits(quantized.codes, bits)
+    layer.scale, layer.minimum = (
+        to_half(part.reshape(-1, 1)) for part in (quantized.scale, quantized.offset)
+    )
+    return layer
 
 
 def gptq_linears(

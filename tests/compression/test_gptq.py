@@ -173,6 +173,34 @@ def test_gptq_gives_integers_that_make_the_weight(problem, scheme, act_order):
     assert torch.equal(done.scale, stacked[0])
 
 
+@pytest.mark.parametrize("granularity", ["channel", "group"])
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_packed_layer_holds_the_very_integers(granularity, bits):
+    torch.manual_seed(0)
+    linear, hessian = nn.Linear(24, 5), hessian_of(correlated_inputs(90, 24)).float()
+    done = gptq(linear.weight, hessian, bits, "minimum", granularity, 8, act_order=True)
+    layer = module.packed_layer(linear, done, bits)
+    width = 24 // done.scale.shape[1]
+    assert rtn.unpack_bits(layer.packed, bits, 120).tolist() == done.codes.flatten().tolist()
+    step = done.scale.max() * 2**bits
+    assert (layer.weight() - done.weight).abs().max() <= 2**-10 * step  # grids are float16
+    nbits = 8 * sum(t.nbytes for t in layer.buffers())
+    assert nbits == pytest.approx(120 * rtn.bits_per_weight(bits, width, 16, 16))
+    x = torch.randn(3, 24)
+    torch.testing.assert_close(layer(x), x @ layer.weight().T + linear.bias)
+
+
+def test_packed_layer_is_of_minima_and_neighbours(problem):
+    weight, hessian = (part.float() for part in problem)
+    linear = nn.Linear(D_IN, D_OUT)
+    for scheme in ("symmetric", "zero_point"):
+        with pytest.raises(ValueError, match="no float minimum"):
+            module.packed_layer(linear, gptq(weight, hessian, 4, scheme, group_size=8), 4)
+    options = dict(group_size=8, act_order=True, static_groups=False)
+    with pytest.raises(ValueError, match="no neighbours"):
+        module.packed_layer(linear, gptq(weight, hessian, 4, "minimum", **options), 4)
+
+
 def test_inverse_factor_is_the_inverse(problem):
     factor = module.inverse_factor(module.damped(problem[1]))
     assert torch.equal(factor, factor.triu())

@@ -125,6 +125,22 @@ def columns_of_permuted_groups(quantized, scheme):
     return right["dequantize_columns"](quantized._replace(group_of=group_of), scheme)
 
 
+def packed_anew(linear, quantized, bits):
+    """Rounds the weight again: the grids of what is rounded are others."""
+    right["packed_layer"](linear, quantized, bits)
+    with torch.no_grad():
+        linear.weight.copy_(quantized.weight)
+    width = len(quantized.group_of) // quantized.scale.shape[1]
+    return right["PackedLinear"](linear, bits, width)
+
+
+def packed_in_another_order(linear, quantized, bits):
+    """Grids written group by group, where they are read row by row."""
+    layer = right["packed_layer"](linear, quantized, bits)
+    layer.scale = right["to_half"](quantized.scale.T.reshape(-1, 1))
+    return layer
+
+
 def linears_by_one_hessian(model, moments, bits, *args, **options):
     first = {name: each for name, each in moments.items() if each.products.shape[0] == 16}
     one = next(iter(first.values()), next(iter(moments.values())))
@@ -166,5 +182,7 @@ BUGS = [
         columns_of_permuted_groups,
         "on_the_way",
     ),
+    Bug("packed_layer", "rounds again", packed_anew),
+    Bug("packed_layer", "orders grids by groups", packed_in_another_order),
     Bug("gptq_linears", "tells no errors", linears_by_one_hessian),
 ]
