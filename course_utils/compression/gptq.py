@@ -158,6 +158,7 @@ def gptq(
     >>> done.codes.tolist(), round(done.scale.item(), 3)  # 0.6 = 1.8 steps; 1.0 − 0.03 = 2.9 steps
     ([[2, 3]], 0.333)
     """
+    check_block_size(block_size)
     work, hessian = prepared(weight, hessian)
     grid = grids(work, bits, scheme, granularity, group_size)
     order = torch.arange(work.shape[1], device=work.device)
@@ -221,8 +222,7 @@ def spread_errors(
     Columns are rows here: (D_in, D_out), in the order of `factor` (D_in, D_in). Those of a block
     are brought up to date at once, those after it when the block is done, by one product.
     """
-    if block_size < 1:
-        raise ValueError(f"block_size is {block_size}; it must be at least 1")
+    check_block_size(block_size)
     for start in range(0, len(columns), block_size):
         end = min(start + block_size, len(columns))
         errors = torch.empty_like(columns[start:end])
@@ -232,6 +232,11 @@ def spread_errors(
             columns[i] = changed
             columns[i + 1 : end].addr_(factor[i, i + 1 : end], errors[i - start], alpha=-1)
         columns[end:] -= factor[start:end, end:].T @ errors
+
+
+def check_block_size(block_size: int) -> None:
+    if block_size < 1:
+        raise ValueError(f"block_size is {block_size}; it must be at least 1")
 
 
 def dequantize_columns(quantized: Quantized, scheme: str) -> Tensor:

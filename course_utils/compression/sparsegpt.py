@@ -10,7 +10,13 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from course_utils.compression.gptq import damped, inverse_factor, prepared, spread_errors
+from course_utils.compression.gptq import (
+    check_block_size,
+    damped,
+    inverse_factor,
+    prepared,
+    spread_errors,
+)
 from course_utils.compression.pruning import check_n_of_m, layer_mask, n_of_m_mask
 
 
@@ -72,6 +78,7 @@ def sparsegpt_n_of_m(
     tensor([[0., 4., 0., 3.]])
     """
     check_n_of_m(n, m, weight.shape[-1])
+    check_block_size(block_size)
     return _swept(
         weight,
         hessian,

@@ -27,6 +27,7 @@ from course_utils.compression import (
     pruning,
     qat,
     rtn,
+    sparsegpt,
     structured_pruning,
 )
 from course_utils.finetuning import lora, packing, prompt_tuning, transfer
@@ -214,6 +215,21 @@ EDGES = {
     "gptq.damped damping": Edge(lambda x: gptq.damped(torch.eye(2), x), (0,), (-1e-9,)),
     "gptq.gptq block_size": Edge(
         lambda n: gptq.gptq(LOGITS, torch.eye(3), 4, group_size=3, block_size=n), (1, 9), (0,)
+    ),
+    "gptq.gptq block_size without static groups": Edge(
+        lambda n: gptq.gptq(
+            LOGITS, torch.eye(3), 4, group_size=1, block_size=n, static_groups=False
+        ),
+        (1, 9),
+        (0,),
+    ),
+    "sparsegpt.sparsegpt block_size": Edge(
+        lambda n: sparsegpt.sparsegpt(LOGITS, torch.eye(3), 0.5, block_size=n), (1, 9), (0,)
+    ),
+    "sparsegpt.sparsegpt_n_of_m block_size": Edge(
+        lambda n: sparsegpt.sparsegpt_n_of_m(LOGITS, torch.eye(3), 1, 3, block_size=n),
+        (1, 9),
+        (0,),
     ),
     "pruning.row_mask sparsity": Edge(
         lambda x: pruning.row_mask(LOGITS, x), (0, 1), (-1e-9, 1.001)
