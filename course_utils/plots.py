@@ -200,15 +200,16 @@ def dots(
 ) -> None:
     """Draw every value of each group as a dot, one row a group; equal ones stand above each other.
 
-    `guide` is a grey line at a value, with its name; without `limits` the axis fits the values.
+    A pile of many is drawn closer together, so that it stays in its row. `guide` is a grey line at
+    a value, with its name; without `limits` the axis fits the values.
     """
     figure, axes = new_figure(height=0.5 * len(groups) + 1.3)
     for row, values in enumerate(groups.values()):
-        seen: dict[float, int] = {}
-        for value in values:
-            place = round(value, 2)
-            seen[place] = seen.get(place, 0) + 1
-            axes.plot(value, row - 0.09 * (seen[place] - 1), "o", color=PALETTE[0], alpha=0.75)
+        places = [round(value, 2) for value in values]
+        for i, value in enumerate(values):
+            below, pile = places[:i].count(places[i]), places.count(places[i])
+            height = min(0.09, 0.7 / pile) * below
+            axes.plot(value, row - height, "o", color=PALETTE[0], alpha=0.75)
     axes.set_yticks(range(len(groups)), list(groups))
     axes.set_ylim(len(groups) - 0.5, -1.0)
     if limits:

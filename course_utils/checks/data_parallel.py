@@ -34,7 +34,7 @@ def my_share(n: int, rank: int, world_size: int) -> list[int]:
 
 
 def _share_inputs() -> Iterator[tuple]:
-    for n, size in ((10, 4), (3, 4), (9, 3)):
+    for n, size in ((10, 4), (3, 4), (9, 3), (2, 5), (1, 4)):
         for rank in range(size):
             yield n, rank, size
 
@@ -80,11 +80,20 @@ def _sums_and_bytes(function: Callable, inputs: list[Tensor]) -> list[Any]:
     """What each rank has in the end, and whether the busiest sent as little as a ring lets it."""
     size = len(inputs)
     found = pool().run(_reduced, function, inputs, world_size=size, limit=LIMIT)
-    sent, target = [n for _, n in found], 2 * (size - 1) * inputs[0].nbytes // size
-    verdict = f"the busiest rank sent at most {target} bytes"
-    verdict = verdict if max(sent) <= target else f"the busiest rank sent {max(sent)} bytes"
-    verdict = verdict if min(sent) else f"rank {sent.index(0)} sent nothing through its wire"
-    return [*(value for value, _ in found), verdict]
+    target = 2 * (size - 1) * inputs[0].nbytes // size
+    return [*(value for value, _ in found), sent_as_a_ring([n for _, n in found], target)]
+
+
+def sent_as_a_ring(sent: list[int], target: int) -> str:
+    """Whether every rank sent as many bytes through its wire as a ring needs, in words.
+
+    More is too much, and less has gone another way.
+    """
+    if max(sent) > target:
+        return f"the busiest rank sent {max(sent)} bytes"
+    if min(sent) < target:
+        return f"rank {sent.index(min(sent))} sent {min(sent)} bytes through its wire"
+    return f"every rank sent {target} bytes"
 
 
 def _sum_inputs() -> Iterator[tuple]:
@@ -177,13 +186,18 @@ def token_mean(loss_sum: Tensor, n_tokens: int, wire: Wire) -> Tensor:
     return loss_sum * wire.size / total.item()
 
 
-def _own_loss(function: Callable, sums: list[float], counts: list[int]) -> Tensor:
-    """On a rank: the learner's loss of this rank."""
+def _own_loss(function: Callable, sums: list[float], counts: list[int]) -> tuple:
+    """On a rank: the learner's loss of this rank, and its gradient by the sum."""
     wire = Wire()
-    return torch.as_tensor(function(torch.tensor(sums[wire.rank]), counts[wire.rank], wire))
+    loss_sum = torch.tensor(sums[wire.rank], requires_grad=True)
+    loss = function(loss_sum, counts[wire.rank], wire)
+    if not isinstance(loss, Tensor) or not loss.requires_grad:
+        return None if loss is None else (torch.as_tensor(loss).reshape(()), "no gradient")
+    loss.sum().backward()
+    return loss.detach().reshape(()), loss_sum.grad
 
 
-def _losses(function: Callable, sums: list[float], counts: list[int]) -> list[Tensor]:
+def _losses(function: Callable, sums: list[float], counts: list[int]) -> list[Any]:
     return pool().run(_own_loss, function, sums, counts, world_size=len(sums), limit=LIMIT)
 
 
@@ -201,8 +215,13 @@ def _without_size(loss_sum: Tensor, n_tokens: int, wire: Wire) -> Tensor:
     return token_mean(loss_sum, n_tokens, wire) / wire.size
 
 
+def _cut_off(loss_sum: Tensor, n_tokens: int, wire: Wire) -> Tensor:
+    return token_mean(loss_sum.detach(), n_tokens, wire)
+
+
 def _summed_too(loss_sum: Tensor, n_tokens: int, wire: Wire) -> Tensor:
-    return token_mean(ring_all_reduce(loss_sum[None], wire)[0] / wire.size, n_tokens, wire)
+    total = ring_all_reduce(loss_sum.detach().clone(), wire)
+    return token_mean(total / wire.size + 0 * loss_sum, n_tokens, wire)
 
 
 EXERCISES = {
@@ -226,7 +245,7 @@ EXERCISES = {
         reference=average_by_hooks,
         hint="for p in module.parameters(): p.register_post_accumulate_grad_hook(f). Autograd then "
         "calls f(p) as soon as p.grad is complete; f puts the sum over the ranks, divided by "
-        "their number, back into p.grad.",
+        "their number, back into p.grad, and returns nothing: write it as a def, not a lambda.",
         cases=(
             Case(
                 ([torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 6.0], [0, 0], [0, 0]])],),
@@ -253,14 +272,16 @@ EXERCISES = {
         cases=(
             Case(
                 ([8.0, 4.0], [8, 2]),
-                [torch.tensor(1.6), torch.tensor(0.8)],
-                why="12 nats over 10 tokens are 1.2 a token, and so is the mean of 1.6 and 0.8.",
+                [(torch.tensor(1.6), torch.tensor(0.2)), (torch.tensor(0.8), torch.tensor(0.2))],
+                why="Each pair is a loss and its gradient by loss_sum. 12 nats over 10 tokens are "
+                "1.2 a token, and so is the mean of 1.6 and 0.8.",
             ),
         ),
         inputs=_mean_inputs,
         mistakes={
             "each rank takes the mean over its own tokens": _own_mean,
             "the division by N that comes later is forgotten": _without_size,
+            "the loss has lost its way back: .item() or .detach() cuts it off": _cut_off,
             "the losses are summed over the ranks as well": _summed_too,
         },
         through=_losses,
@@ -299,7 +320,7 @@ EXERCISES = {
                 [
                     torch.tensor([11.0, 22.0]),
                     torch.tensor([11.0, 22.0]),
-                    "the busiest rank sent at most 8 bytes",
+                    "every rank sent 8 bytes",
                 ],
                 why="Two chunks of one number, 4 bytes: each rank sends one to be added, one back.",
             ),

@@ -83,17 +83,21 @@ def _recomputed(forward: Callable[..., Tensor], x: Tensor, **options: Any) -> Te
 
 
 def published_activation_bytes(
-    d_model: int, n_layers: int, n_heads: int, tokens: int, sequence: int, again: bool = False
+    d_model: int, n_layers: int, n_heads: int, tokens: int, sequence: int, again: str = "nothing"
 ) -> float:
     """Bytes of a GPT's activations in 16 bits for `tokens` tokens in sequences of a length.
 
-    Per layer tokens · d_model · (34 + 5 · n_heads · sequence / d_model), or 2 of them where all is
-    computed `again` from the layers' inputs. Korthikanti et al. 2022, equation 2 and §4.
+    Per layer tokens · d_model · (34 + 5 · n_heads · sequence / d_model). What is computed `again`
+    need not be kept: with "attention", as fused kernels do, the 34 remain, with "blocks" their
+    inputs alone, 2. Korthikanti et al. 2022, equation 1 and §5.
 
     >>> round(published_activation_bytes(12288, 96, 96, tokens=2048, sequence=2048) / 1e9)
     275
     """
     if min(d_model, n_layers, n_heads, tokens, sequence) < 1:
         raise ValueError("sizes and numbers of tokens are all at least 1")
-    each = 2 if again else 34 + 5 * n_heads * sequence / d_model
-    return float(n_layers) * tokens * d_model * each
+    scores = 5 * n_heads * sequence / d_model
+    kept = {"nothing": 34 + scores, "attention": 34, "blocks": 2}
+    if again not in kept:
+        raise ValueError(f"again is {again!r}; it must be one of {', '.join(kept)}")
+    return float(n_layers) * tokens * d_model * kept[again]

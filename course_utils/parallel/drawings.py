@@ -20,6 +20,10 @@ def space_time(panels: Mapping[str, Sequence[Message]], *, title: str) -> None:
     share of the panel's largest message, its colour its label.
     """
     labels = list(dict.fromkeys(m.label for messages in panels.values() for m in messages))
+    longest = max(
+        max(m.end for m in messages) - min(m.start for m in messages)
+        for messages in panels.values()
+    )
     figure, axes = new_figure(len(panels), width=4.4, height=3.0, sharey=True, squeeze=False)
     for axis, (name, messages) in zip(axes[0], panels.items(), strict=True):
         begin, largest = min(m.start for m in messages), max(m.nbytes for m in messages)
@@ -34,7 +38,7 @@ def space_time(panels: Mapping[str, Sequence[Message]], *, title: str) -> None:
                     lw=0.6 + 1.6 * m.nbytes / largest,
                 ),
             )
-        end = max(1e3 * (m.end - begin) for m in messages)
+        end = 1e3 * longest
         ranks = sorted({rank for m in messages for rank in (m.sender, m.receiver)})
         axis.hlines(ranks, 0, end, color=GREY, lw=1, zorder=0)
         axis.set(yticks=ranks, xlim=(-0.03 * end, 1.03 * end), xlabel="milliseconds")
@@ -52,16 +56,20 @@ def space_time(panels: Mapping[str, Sequence[Message]], *, title: str) -> None:
 def overlap(panels: Mapping[str, Sequence[Span]], *, title: str) -> None:
     """Draw what one rank did in a step: the backward pass, buckets under way, and the wait.
 
+    A stroke marks each gradient's arrival.
+
     Bars on a scale of milliseconds from the beginning of the backward pass, one panel a name.
     """
     figure, axes = new_figure(1, len(panels), width=8, height=1.7, sharex=True, squeeze=False)
     for axis, (name, spans) in zip(axes[:, 0], panels.items(), strict=True):
         begin = min(span.start for span in spans)
-        for span in spans:
+        for span in (s for s in spans if s.what != "gradient"):
             row, colour = (0, GREY) if span.what == "backward" else (1, PALETTE[0])
             row, colour = (2, PALETTE[1]) if span.what == "wait" else (row, colour)
             left, width = 1e3 * (span.start - begin), 1e3 * (span.end - span.start)
             axis.barh(row, width, left=left, color=colour, alpha=0.75, edgecolor="white")
+        moments = [1e3 * (span.start - begin) for span in spans if span.what == "gradient"]
+        axis.plot(moments, [0] * len(moments), "|", color="#303030", ms=12)
         axis.set_yticks(range(3), ["backward", "on the wire", "waiting"], fontsize=10)
         axis.invert_yaxis()
         axis.grid(visible=False, axis="y")

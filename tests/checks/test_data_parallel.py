@@ -52,6 +52,23 @@ def mean_by_torch(loss_sum, n_tokens, wire):
     return loss_sum / (n / wire.size)
 
 
+def mean_without_item(loss_sum, n_tokens, wire):
+    return loss_sum * wire.size / data_parallel.ring_all_reduce(torch.tensor([n_tokens]), wire)
+
+
+def share_without_end(n, rank, world_size):
+    """Filled up once only: of two examples the fifth rank gets none."""
+    order = list(range(n))
+    return (order + order[: -n % world_size])[rank::world_size]
+
+
+def a_number_for_show(x, wire):
+    if wire.size > 1:
+        one = torch.empty(1)
+        wire.exchange(one.clone(), (wire.rank + 1) % wire.size, one, (wire.rank - 1) % wire.size)
+    return all_reduce_of_torch(x, wire)
+
+
 def all_reduce_of_torch(x, wire):
     dist.all_reduce(x)
     return x
@@ -85,6 +102,7 @@ def ring_the_other_way(x, wire):
         ("gradient_hooks", hooks_on_the_gradient),
         ("gradient_hooks", hooks_that_divide_first),
         ("token_mean", mean_by_torch),
+        ("token_mean", mean_without_item),
         ("all_reduce", all_reduce_of_torch),
         ("all_reduce", everyone_to_everyone),
         ("all_reduce", ring_the_other_way),
@@ -126,7 +144,9 @@ def waits_for_nobody(x, wire):
     ("name", "attempt", "words"),
     [
         ("ring", around_whole, "all of x travels, by way of rank 0 or around the ring"),
-        ("ring", all_reduce_of_torch, "sent nothing through its wire"),
+        ("ring", all_reduce_of_torch, "rank 0 sent 0 bytes through its wire"),
+        ("ring", a_number_for_show, "rank 0 sent 4 bytes through its wire"),
+        ("my_share", share_without_end, "there are 0 items, not 1"),
         ("all_reduce", stops_on_rank_one, "rank 1 of 2 raised ArithmeticError: no"),
         ("all_reduce", forgets_to_return, "item 0: only one of them is None"),
     ],

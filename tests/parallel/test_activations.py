@@ -112,8 +112,11 @@ def test_published_activation_bytes_by_hand():
     """Two layers, eight tokens in sequences of four, width 3, one head: 2·8·3·(34 + 5·4/3)."""
     found = activations.published_activation_bytes(3, 2, 1, tokens=8, sequence=4)
     assert found == pytest.approx(2 * 8 * (34 * 3 + 5 * 4))
-    again = activations.published_activation_bytes(3, 2, 1, tokens=8, sequence=4, again=True)
-    assert again == 2 * 2 * 8 * 3
+    for again, each in (("attention", 34), ("blocks", 2)):
+        kept = activations.published_activation_bytes(3, 2, 1, tokens=8, sequence=4, again=again)
+        assert kept == 2 * 8 * 3 * each
+    with pytest.raises(ValueError, match="again is 'all'; it must be one of nothing, attention"):
+        activations.published_activation_bytes(3, 2, 1, tokens=8, sequence=4, again="all")
     with pytest.raises(ValueError, match="at least 1"):
         activations.published_activation_bytes(3, 2, 1, tokens=0, sequence=4)
 
