@@ -74,12 +74,13 @@ class Wire:
         label: str = "",
     ) -> None:
         """Send and receive at the same time: in a ring where all send first, none would receive."""
-        start, pending = time.perf_counter(), []
+        start, both = time.perf_counter(), []
         if out is not None and out.numel():
-            pending.append(dist.isend(out.contiguous(), self.ranks[to]))
+            both.append(dist.P2POp(dist.isend, out.contiguous(), self.ranks[to]))
         if into is not None and into.numel():
-            pending.append(dist.irecv(into, self.ranks[source]))
-        for work in pending:
+            both.append(dist.P2POp(dist.irecv, into, self.ranks[source]))
+        # As one batch: NCCL would run a send to its end before it begins to receive.
+        for work in dist.batch_isend_irecv(both) if both else []:
             work.wait()
         if out is not None and out.numel():
             end, places = time.perf_counter(), (self.rank, to)

@@ -74,7 +74,7 @@ class _Bucket:
 
     def __init__(self, parameters: dict[int, nn.Parameter]) -> None:
         sizes = [p.numel() for p in parameters.values()]
-        self.flat = torch.empty(sum(sizes), dtype=next(iter(parameters.values())).dtype)
+        self.flat = next(iter(parameters.values())).detach().new_empty(sum(sizes))
         self.parameters = parameters
         self.views = {
             index: part.view_as(p)
@@ -168,6 +168,25 @@ class DataParallel(nn.Module):
             self._in_first_step = False
             self._cut_by_arrival()
         self._arrived = []
+
+    @property
+    def layout(self) -> list[list[int]] | None:
+        """Which gradients share a bucket; None in the first step, which finds it out."""
+        return None if self._in_first_step else [list(b.parameters) for b in self._buckets]
+
+    def take_layout(self, layout: list[list[int]] | None) -> None:
+        """Go on with another run's buckets: their cut is the order of summation, to the last bit.
+
+        On three ranks and more a run that finds its buckets anew adds up in another order.
+        """
+        if layout is None:
+            return
+        if sorted(index for bucket in layout for index in bucket) != list(range(len(self.trained))):
+            raise ValueError(
+                f"the layout {layout} is not one of {len(self.trained)} parameters, each once; "
+                "take one from `layout` of the same model"
+            )
+        self._buckets, self._in_first_step = self._cut(layout), False
 
     def _on_gradient(self, index: int, parameter: nn.Parameter) -> None:
         """A hook of autograd: called for each parameter when its gradient is complete."""

@@ -18,7 +18,7 @@ from planting import originals
 from course_utils.parallel.launch import Pool, RankError
 
 SIZES = (1, 2, 3, 4)
-ON_RANKS = ("collectives", "data_parallel", "sharding", "checkpoints")
+ON_RANKS = ("collectives", "data_parallel", "sharding", "checkpoints", "strategies", "train")
 HOMES = {name: importlib.import_module(f"course_utils.parallel.{name}") for name in ON_RANKS}
 RIGHT = {name: originals(f"parallel.{name}") for name in ON_RANKS}
 
