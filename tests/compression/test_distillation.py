@@ -98,7 +98,11 @@ def test_jensen_shannon_has_the_two_directions_as_limits():
 def test_attention_loss_is_torchs():
     student, teacher = (each.softmax(-1) for each in pair(2, 3, 5, 5))
     wanted = F.kl_div(student.log(), teacher, reduction="sum") / (2 * 3 * 5)
-    torch.testing.assert_close(kd.attention_loss(student, teacher), wanted)
+    ours = kd.attention_loss(student, teacher)
+    torch.testing.assert_close(ours, wanted)
+    gradients = torch.autograd.grad(ours, [student, teacher], allow_unused=True)
+    assert gradients[0] is not None
+    assert gradients[1] is None
 
 
 def test_value_relation_is_attentions():
@@ -209,6 +213,11 @@ def test_cosine_loss_by_hand():
     assert kd.cosine_loss(student, teacher, torch.tensor([1, 0])).item() == pytest.approx(0.4)
     theirs = F.cosine_embedding_loss(student, teacher, torch.ones(2))
     torch.testing.assert_close(kd.cosine_loss(student, teacher), theirs)
+    student.requires_grad_()
+    teacher.requires_grad_()
+    kd.cosine_loss(student, teacher).backward()
+    assert student.grad is not None
+    assert teacher.grad is None
 
 
 def test_attention_loss_leaves_padding_out():

@@ -155,6 +155,7 @@ def test_convert_qat_answers_the_same_to_the_bit(granularity, group_size, bits, 
     assert qat.convert_qat(model) == ["0", "2"]
     assert torch.equal(model(x), wanted)
     assert not list(model.parameters())
+    assert not any(buffer.requires_grad for buffer in model.buffers())
     codes = model[0].codes()
     assert codes.dtype == torch.int8
     assert codes.abs().max() <= 2 ** (bits - 1) - 1
@@ -258,6 +259,17 @@ def test_the_first_batch_sets_the_inputs_scale_once():
     torch.testing.assert_close(layer.x_scale.detach(), wanted)
     layer(100 * x)
     torch.testing.assert_close(layer.x_scale.detach(), wanted)
+
+
+def test_the_inputs_scale_has_a_gradient_by_the_numbers_of_one_example():
+    layer = qat.QATLinear(nn.Linear(4, 1, bias=False), 8, "channel", activation_bits=3)
+    x = torch.randn(6, 5, 4)
+    layer(x).sum().backward()
+    scale = layer.x_scale.detach().clone().requires_grad_()
+    qat.fake_quantize(x, qat.damp_gradient(scale, 5 * 4, 3), 3).matmul(
+        layer.quantized_weight().detach().T
+    ).sum().backward()
+    torch.testing.assert_close(layer.x_scale.grad, scale.grad)
 
 
 def test_prepare_qat_leaves_tied_and_skipped_layers():

@@ -127,6 +127,10 @@ def cosine_itself(student, teacher, mask=None):
     return 1 - right["cosine_loss"](student, teacher, mask)
 
 
+def cosine_where_the_teacher_learns(student, teacher, mask=None):
+    return right["cosine_loss"](student, teacher, mask) + 0 * teacher.sum()
+
+
 def attention_swapped(student, teacher, mask=None):
     return right["attention_loss"](teacher, student, mask)
 
@@ -257,6 +261,7 @@ BUGS = [
     bug("hidden_loss", "does not train the projection", hidden_with_a_frozen_projection),
     bug("hidden_loss", "trains the teacher", hidden_where_the_teacher_learns),
     bug("cosine_loss", "is the cosine", cosine_itself),
+    bug("cosine_loss", "trains the teacher", cosine_where_the_teacher_learns),
     bug("attention_loss", "swaps the sides", attention_swapped, "attention_loss"),
     bug("attention_loss", "counts padding", attention_of_keys_left_out, "attention_loss"),
     bug("attention_loss", "has no floor", attention_without_a_floor, "attention_loss"),

@@ -104,6 +104,13 @@ class WithOneScaleOfTheInputs(right["QATLinear"]):
         return super()._quantized_inputs(x)
 
 
+class WithTheWholeBatchsCount(right["QATLinear"]):
+    """Damps the inputs' scale by all numbers of a batch: its rate would depend on the batch."""
+
+    def _quantized_inputs(self, x):
+        return super()._quantized_inputs(x.reshape(1, *x.shape)).view(x.shape)
+
+
 class WithFrozenScales(right["QATLinear"]):
     def quantized_weight(self):
         groups, scale = self._groups(), self.positive_scale()
@@ -145,6 +152,7 @@ BUGS = [
     Bug("IntegerLinear", "wraps around", WithBytesThatWrap, "to_the_bit"),
     Bug("IntegerLinear", "takes floats in", WithFloatInputs, "integer_inputs"),
     Bug("QATLinear", "sets the inputs' scale anew", WithOneScaleOfTheInputs, "first_batch"),
+    Bug("QATLinear", "counts the whole batch", WithTheWholeBatchsCount, "one_example"),
     Bug("QATLinear", "learns no scale", WithFrozenScales, "learned_scale"),
     Bug("prepare_qat", "rounds the embedding", prepared_with_the_tied),
     Bug("scales_and_others", "hold scales twice", scales_twice),
