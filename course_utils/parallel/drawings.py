@@ -111,7 +111,7 @@ def held_over_a_step(panels: Mapping[str, Sequence[tuple[str, float]]], *, title
         axes.step(range(len(values)), values, where="mid", color=PALETTE[i], label=name)
     names = [event for event, _ in next(iter(panels.values()))]
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=9)
-    axes.set_ylim(bottom=0)
-    axes.legend(fontsize=9)
+    axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
+    axes.legend(fontsize=9, loc="upper left", ncols=3)
     label(axes, title, "", "MB of parameters on a rank")
     show(figure)
