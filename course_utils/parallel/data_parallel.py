@@ -26,7 +26,7 @@ AllReduce = Callable[[Tensor], Future]  # begins to sum a tensor over all ranks,
 class Span(NamedTuple):
     """What happened when, on one rank: seconds of `time.perf_counter`."""
 
-    what: str  # "backward", "bucket 0", …, "wait"
+    what: str  # "backward", "gradient" (a moment), "bucket 0", …, "wait"
     start: float
     end: float
 
@@ -201,6 +201,8 @@ class DataParallel(nn.Module):
                 "after each backward(), or accumulate inside no_sync()"
             )
         self._arrived.append(index)
+        now = time.perf_counter()
+        self.timeline.append(Span("gradient", now, now))
         bucket.put(index, parameter.grad, 1 / self.wire.size)
         self._launch()
 

@@ -278,10 +278,14 @@ def test_buckets_travel_while_the_backward_pass_goes_on():
     """From the second step on: in the first, one bucket waits for all gradients."""
     for first, second, last in on_ranks(timelines, world_size=2):
         for spans, buckets in ((first, 1), (second, 4)):
-            names = [span.what for span in spans]
+            assert sum(span.what == "gradient" for span in spans) == 9  # parameters
+            names = [span.what for span in spans if span.what != "gradient"]
             assert names == ["backward", *(f"bucket {i}" for i in range(buckets)), "wait"]
             assert all(span.start <= span.end for span in spans)
-        backward, *buckets, wait = second
+        backward, *buckets, wait = [span for span in second if span.what != "gradient"]
+        moments = [span.start for span in second if span.what == "gradient"]
+        assert max(moments) == pytest.approx(last, abs=0.01)
+        assert all(backward.start <= moment <= backward.end for moment in moments)
         assert all(backward.start < bucket.start < last for bucket in buckets[:-1])
         assert last < buckets[-1].start < backward.end
         assert all(bucket.end <= wait.end for bucket in buckets)
