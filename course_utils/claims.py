@@ -91,6 +91,7 @@ def claim(
             scope=scope,
             because=f"it would be decided by {decided_by}" if undecided else "",
             record=record_of(id),
+            decided=not found.low <= 0 <= found.high if isinstance(found, Paired) else None,
         )
     )
 

@@ -172,6 +172,19 @@ def test_a_test_that_half_of_all_coin_flips_pass_says_nothing(shown):
     assert ledger(shown)[0]["holds"] is False
 
 
+@pytest.mark.parametrize(
+    ("second", "word"), [(0.5, "undecided here"), (3.0, "decided in this run")]
+)
+def test_whether_pairs_decide_is_read_off_their_interval(shown, second, word):
+    """Not off the test, which may be of a sentence: that one is false where nothing is decided."""
+    pairs = paired([0.0, 1.0, 0.0, 1.0, 0.0, 1.0], [second, *(5 * [second])])
+    claim(
+        "A1", "The first is better", lambda found: found.low > 0, pairs,
+        scope=SCOPE, verdict="undecided here", decided_by="200 problems",
+    )  # fmt: skip
+    assert f"⟨{word}⟩" in shown[0]["data"]["text/plain"]
+
+
 def test_undecided_is_never_an_error_and_its_word_is_masked(shown, monkeypatch):
     monkeypatch.setenv("COURSE_STRICT", "1")
     options = dict(scope=SCOPE, verdict="undecided here", decided_by="200 problems")

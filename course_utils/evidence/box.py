@@ -27,7 +27,10 @@ def is_strict() -> bool:
 
 @dataclass(frozen=True)
 class Box:
-    """All that a claim's box says, of any kind. `free`: nothing that comes out is an error."""
+    """All that a claim's box says, of any kind. `free`: nothing that comes out is an error.
+
+    `decided`: an undecided claim's interval left out 0 in this run; None where there is none.
+    """
 
     id: str
     kind: str
@@ -40,6 +43,7 @@ class Box:
     scope: str = ""
     because: str = ""
     record: str = ""
+    decided: bool | None = None
 
     @property
     def failed(self) -> bool:
@@ -49,7 +53,8 @@ class Box:
     def says(self) -> str:
         """What became of the sentence, in a word or two."""
         if self.kind == "measured" and self.free:
-            return masked(self.verdict if self.holds else "decided in this run")
+            decided = not self.holds if self.decided is None else self.decided
+            return masked("decided in this run" if decided else self.verdict)
         return "did not come out in this run" if self.failed else self.verdict
 
     @property
