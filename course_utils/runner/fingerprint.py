@@ -30,6 +30,8 @@ DISPLAY = {
     "plots.py",
     "showing.py",
 }  # beside the drawings.py of each part
+# Of the folders of data: one that holds folders, and the records, which grow while others run.
+NO_DATA = {"checkpoints", "replications"}
 DESCRIPTIVE = {"description", "licence", "citation", "source"}  # of an asset; they change no number
 
 
@@ -92,7 +94,7 @@ def _data(sources: list[str], reached: list[reach.Definition], package: Path) ->
     words |= {word for each in reached for word in _words_of(reach.text_of(each, package))}
     data = package / "_data" if (package / "_data").is_dir() else package.parent / "data"
     for folder in sorted([*data.glob("*"), *data.glob("checkpoints/*")]):
-        if folder.name in words - {"checkpoints"}:
+        if folder.name in words - NO_DATA:
             files = (path for path in folder.rglob("*.*") if path.suffix != ".md")
             for path in sorted(files):
                 yield path.relative_to(data).as_posix().encode() + b"\0" + path.read_bytes()

@@ -49,6 +49,7 @@ FILES = {
     "../data/a_set/README.md": "1\n",
     "../data/b_set/test.jsonl": "1\n",
     "../data/checkpoints/net/model.bin": "1\n",
+    "../data/replications/01.json": "1\n",
     "../data/assets.toml": "[net]\nsha256 = '1'\ncitation = '1'\n[rest]\nsha256 = '1'\n",
 }
 USE, ONE = "from pkg.top import use\nuse()", "from pkg import top\ntop.one()"
@@ -138,6 +139,7 @@ def test_what_a_notebook_reaches_makes_it_stale(
         ("from pkg.tasks import model\nmodel()", "../data/assets.toml", "citation = '1'", ""),
         ("from pkg.tasks import model\nmodel()", "../data/assets.toml", "[rest]", "[r]"),
         ("'checkpoints'", "../data/checkpoints/net/model.bin", "1", "2"),
+        ("'replications'", "../data/replications/01.json", "1", "2"),
     ],
 )
 def test_what_it_does_not_reach_leaves_it(
