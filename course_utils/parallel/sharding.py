@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.futures import Future
 
-from course_utils.parallel.collectives import Wire, all_gather, reduce_scatter, ring_all_reduce
+from course_utils.parallel.collectives import Background, Wire, all_gather
 from course_utils.parallel.data_parallel import check_same_model, share_state
+from course_utils.parallel.units import Unit, now
 
 # Bytes a parameter costs as parameter, as gradient, and in the optimizer's state.
 MIXED_ADAM = (2, 2, 12)  # fp16 twice; an fp32 copy, momentum and variance
@@ -76,87 +78,6 @@ def _check(world_size: int, stage: int) -> None:
         raise ValueError(f"world_size is {world_size}; there is at least one rank")
 
 
-# ── a unit: parameters that are gathered and released together ────────────────────────────────────
-
-
-class _Unit:
-    """Some parameters as one flat tensor, of which this rank owns a shard.
-
-    The parameters are views into `full`. To release them its memory is given back, and the views
-    stay: what autograd has saved of them is there again after the next `gather`.
-
-    `shard` is what the optimizer updates, `sent` what the other ranks get of it: the same memory,
-    or the shard rounded to `compute_dtype`. At stages 1 and 2 `sent` is a part of `full`.
-    """
-
-    def __init__(
-        self,
-        named: dict[str, nn.Parameter],
-        wire: Wire,
-        stage: int,
-        compute_dtype: torch.dtype | None = None,
-    ) -> None:
-        self.named, self.wire = named, wire
-        self.numel = sum(p.numel() for p in named.values())
-        self.size = -(-self.numel // wire.size)  # of a shard; the last one may end in zeros
-        first = next(iter(named.values()))
-        if len(types := {str(p.dtype) for p in named.values()}) > 1:
-            raise ValueError(
-                f"{next(iter(named))} is in a unit of several types, {', '.join(sorted(types))}; "
-                "a unit is one flat tensor: give each type units of its own"
-            )
-        whole = torch.zeros(self.size * wire.size, dtype=first.dtype, device=first.device)
-        for part, parameter in zip(self.parts(whole).values(), named.values(), strict=True):
-            part.copy_(parameter.detach())
-        self.full = whole.to(compute_dtype or whole.dtype)
-        self.mixed = self.full.dtype != whole.dtype
-        self.nbytes = self.full.untyped_storage().nbytes()
-        for part, parameter in zip(self.parts(self.full).values(), named.values(), strict=True):
-            parameter.data = part
-        own = slice(wire.rank * self.size, (wire.rank + 1) * self.size)
-        self.sent = self.full[own].clone() if stage == 3 else self.full[own]
-        self.shard = nn.Parameter(whole[own].clone() if self.mixed else self.sent)
-        self.gradient: Tensor | None = None  # of the shard, in the type of `full`
-        self.waiting = set(named)  # for their gradient
-        self.gathered = True
-
-    def parts(self, flat: Tensor) -> dict[str, Tensor]:
-        """Views of a flat unit by parameter."""
-        sizes = [p.numel() for p in self.named.values()]
-        parts = zip(self.named.items(), flat[: self.numel].split(sizes), strict=True)
-        return {name: part.view_as(p) for (name, p), part in parts}
-
-    @torch.no_grad()
-    def gather(self) -> None:
-        """All shards into the parameters."""
-        if not self.gathered:
-            self.full.untyped_storage().resize_(self.nbytes)
-        self.full.copy_(all_gather(self.sent.detach().clone(), self.wire))
-        self.gathered = True
-
-    def release(self) -> None:
-        self.full.untyped_storage().resize_(0)
-        self.gathered = False
-
-    @torch.no_grad()
-    def scatter_gradients(self, factor: float, replicas: Wire | None) -> None:
-        """This rank's shard of the mean gradient into `gradient`; the whole one is dropped."""
-        flat = self.full.new_zeros(self.size * self.wire.size)
-        start = 0
-        for parameter in self.named.values():
-            stop = start + parameter.numel()
-            torch.mul(parameter.grad.reshape(-1), factor, out=flat[start:stop])
-            parameter.grad, start = None, stop
-        mean = reduce_scatter(flat, self.wire)
-        if replicas is not None:
-            ring_all_reduce(mean, replicas)
-        if self.gradient is None:
-            self.gradient = mean
-        else:
-            self.gradient += mean
-        self.waiting = set(self.named)
-
-
 # ── the wrapper ───────────────────────────────────────────────────────────────────────────────────
 
 
@@ -176,6 +97,10 @@ class Sharded(nn.Module):
     it, and the module computes in it, floats that it is given included; the optimizer keeps fp32
     masters of the shards and is given their gradients in fp32 (Micikevicius et al. 2018, §3.1).
     Gradients below 6e-8 are 0 in float16, and those of micro-batches are added up in it.
+
+    `prefetch`: collectives run in a thread of their own. While a unit computes, the parameters of
+    the next of `units` are on their way, in the backward pass those of the one before, at the
+    memory of one more unit; and gradients travel while the backward pass goes on.
     """
 
     def __init__(
@@ -188,6 +113,7 @@ class Sharded(nn.Module):
         replicas: Wire | None = None,
         reshard_after_forward: bool = True,
         compute_dtype: torch.dtype | None = None,
+        prefetch: bool = False,
     ) -> None:
         super().__init__()
         if stage not in STAGES[1:]:
@@ -203,8 +129,12 @@ class Sharded(nn.Module):
         check_same_model(module)
         share_state(module, Wire())
         self._factor = 1 / (self.wire.size * (replicas.size if replicas else 1))
+        self._begin = Background().start if prefetch else now
+        self._leaving: Future | None = None  # gradients on their way
+        self._direction = 1  # of the pass: −1 in the backward pass
+        self._inside: list[Unit] = []  # in order of the pass
         *inside, rest = [
-            _Unit(named, self.wire, stage, compute_dtype) if named else None
+            Unit(named, self.wire, stage, compute_dtype, self._begin) if named else None
             for named in unit_parameters(module, units)
         ]
         self._rest, self._units = rest, [unit for unit in (*inside, rest) if unit is not None]
@@ -222,6 +152,8 @@ class Sharded(nn.Module):
     def forward(self, *arguments: object, **options: object) -> object:
         if self._rest is not None and not self._rest.gathered:
             self._rest.gather()
+        self._direction = 1
+        self._prefetch_after(-1)
         given = [self._cast(x) for x in arguments]
         return self.module(*given, **{name: self._cast(x) for name, x in options.items()})
 
@@ -230,7 +162,9 @@ class Sharded(nn.Module):
         """Average what is left, let the optimizer update the shards, and share the result."""
         for unit in self._units:
             if self.stage == 1 and not unit.waiting:
-                unit.scatter_gradients(self._factor, self.replicas)
+                self._scatter(unit)
+        self._settle()
+        for unit in self._units:
             if unit.gradient is None or unit.waiting != set(unit.named):
                 missing = ", ".join(sorted(unit.waiting))
                 raise RuntimeError(
@@ -256,7 +190,7 @@ class Sharded(nn.Module):
                 unit.gather()
 
     @property
-    def units(self) -> Sequence[_Unit]:
+    def units(self) -> Sequence[Unit]:
         """What is gathered and released together, the rest last."""
         return tuple(self._units)
 
@@ -279,6 +213,10 @@ class Sharded(nn.Module):
     @torch.no_grad()
     def full_state(self) -> dict[str, Tensor]:
         """All parameters by name, whole, on every rank: the masters. For comparing and saving."""
+        self._settle()
+        for unit in self._units:
+            if unit.coming is not None:
+                unit.gather()  # no two collectives at once
         state = {}
         for unit in self._units:
             state |= unit.parts(all_gather(unit.shard.detach().clone(), self.wire))
@@ -295,25 +233,51 @@ class Sharded(nn.Module):
             if not parameter.requires_grad:
                 parameter.data = self._cast(parameter.data)
 
-    def _watch_gradients(self, unit: _Unit) -> None:
+    def _scatter(self, unit: Unit) -> None:
+        """One unit's at a time: each that travels holds whole gradients."""
+        self._settle()
+        self._leaving = unit.scatter_gradients(self._factor, self.replicas)
+
+    def _settle(self) -> None:
+        if self._leaving is not None:
+            self._leaving.wait()
+            self._leaving = None
+
+    def _prefetch_after(self, place: int) -> None:
+        """Begin to gather what the pass comes to after the unit at this place."""
+        following = place + self._direction
+        if self._begin is now or self.stage < 3 or not 0 <= following < len(self._inside):
+            return
+        unit = self._inside[following]
+        if not unit.gathered and unit.coming is None:
+            unit.prefetch()
+
+    def _watch_gradients(self, unit: Unit) -> None:
         """Note each gradient; from stage 2 on a unit's are scattered as soon as it has all."""
 
         def arrived(name: str) -> None:
             unit.waiting.discard(name)
             if self.stage >= 2 and not unit.waiting:
-                unit.scatter_gradients(self._factor, self.replicas)
+                self._scatter(unit)
                 if self.stage == 3:
                     unit.release()
 
         for name, parameter in unit.named.items():
             parameter.register_post_accumulate_grad_hook(lambda _, name=name: arrived(name))
 
-    def _watch_passes(self, unit: _Unit, module: nn.Module) -> None:
+    def _watch_passes(self, unit: Unit, module: nn.Module) -> None:
         """Gather a unit before its forward and its backward pass, release it after each."""
+        place = len(self._inside)
+        self._inside.append(unit)
 
         def gather(*_: object) -> None:
             if not unit.gathered:
                 unit.gather()
+            self._prefetch_after(place)
+
+        def gather_backward(*_: object) -> None:
+            self._direction = -1  # blocks that are computed again run forward within it
+            gather()
 
         def release(*_: object) -> None:
             if self.reshard or not torch.is_grad_enabled():
@@ -321,7 +285,7 @@ class Sharded(nn.Module):
 
         module.register_forward_pre_hook(gather)
         module.register_forward_hook(release)
-        module.register_full_backward_pre_hook(gather)
+        module.register_full_backward_pre_hook(gather_backward)
 
 
 def unit_parameters(module: nn.Module, units: Sequence[nn.Module]) -> list[dict[str, nn.Parameter]]:

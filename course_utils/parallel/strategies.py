@@ -48,15 +48,19 @@ def build(
     make_optimizer: MakeOptimizer,
     compute_dtype: torch.dtype | None = None,
     shard_ranks: int | None = None,
+    prefetch: bool = False,
 ) -> Strategy:
     """`module`, a decoder with `blocks`, under one of STRATEGIES on all ranks.
 
-    `compute_dtype` as in `Sharded`; `shard_ranks` is how many ranks share a model under `hsdp`.
+    `compute_dtype` and `prefetch` as in `Sharded`; `shard_ranks` is how many ranks share a model
+    under `hsdp`.
     """
     if name not in STRATEGIES:
         raise ValueError(f"strategy is {name!r}; there are {', '.join(STRATEGIES)}")
     if shard_ranks is not None and name != "hsdp":
         raise ValueError(f"shard_ranks is {shard_ranks}, which is for hsdp alone, not for {name}")
+    if prefetch and name in ("ddp", "fsdp"):
+        raise ValueError(f"prefetch is for zero1 to zero3 and hsdp; {name} overlaps by itself")
     if name == "ddp":
         if compute_dtype is not None:
             raise ValueError(
@@ -66,7 +70,7 @@ def build(
         return _replicated(module, make_optimizer)
     if name == "fsdp":
         return _fully_sharded(module, make_optimizer, compute_dtype)
-    options: dict[str, Any] = {"compute_dtype": compute_dtype}
+    options: dict[str, Any] = {"compute_dtype": compute_dtype, "prefetch": prefetch}
     options["stage"] = 3 if name == "hsdp" else int(name[-1])
     if name == "hsdp":
         options["wire"], options["replicas"] = groups(shard_ranks)

@@ -94,6 +94,7 @@ def run(
     seed: int = 0,
     compute_dtype: torch.dtype | None = None,
     shard_ranks: int | None = None,
+    prefetch: bool = False,
     folder: str | Path | None = None,
     every: int = 10,
     fresh: bool = False,
@@ -113,7 +114,12 @@ def run(
         lambda layer, _, out: F.dropout(out, dropout, training=layer.training)
     )
     own = strategies.build(
-        strategy, module, lambda p: torch.optim.AdamW(p, lr=lr), compute_dtype, shard_ranks
+        strategy,
+        module,
+        lambda p: torch.optim.AdamW(p, lr=lr),
+        compute_dtype,
+        shard_ranks,
+        prefetch,
     )
     torch.manual_seed(1000 * seed + dist.get_rank())  # a state of its own on each rank
     first = 0 if fresh else _go_on(own, folder, settings)
@@ -214,13 +220,27 @@ def begin() -> torch.device:
         device, backend = torch.device("cuda", own_device()), "cpu:gloo,cuda:nccl"
         torch.cuda.set_device(device)
     if "RANK" in os.environ:
-        dist.init_process_group(backend)
+        _meet(backend)
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if dist.get_rank() == 0 and device.type == "cpu" and here > cores():
         click.echo(f"{here} ranks on {cores()} cores take turns: steps take longer", err=True)
     return device
+
+
+def _meet(backend: str) -> None:
+    """Join the ranks that torchrun has started."""
+    try:
+        dist.init_process_group(backend)
+    except dist.DistNetworkError as error:
+        address = ":".join(os.environ.get(f"MASTER_{part}", "?") for part in ("ADDR", "PORT"))
+        error.add_note(
+            f"rank {os.environ['RANK']} could not meet the others at {address}: where the port is "
+            "in use give torchrun another --master-port, or --standalone on one machine; where "
+            "nobody listens start the first machine"
+        )
+        raise
 
 
 def cores() -> int:
@@ -250,7 +270,7 @@ def load(model: str, text: str | None, length: int, seed: int) -> tuple[Decoder,
     if model == "tiny":
         torch.manual_seed(seed)
         decoder = Decoder(DecoderConfig(256, d_model=32, n_heads=4, n_layers=2, d_ff=64))
-        return decoder, rows_of(torch.tensor(list(words.encode())), length)
+        return decoder, rows_of(as_bytes(words), length)
     from course_utils.architectures.pretrained import llama_config, load_llama_weights
     from course_utils.models import load_decoder
 
@@ -258,6 +278,15 @@ def load(model: str, text: str | None, length: int, seed: int) -> tuple[Decoder,
     decoder = Decoder(llama_config(theirs.config.to_dict()))
     load_llama_weights(decoder, theirs.state_dict())
     return decoder, rows_of(torch.tensor(tokenizer(words, verbose=False).input_ids), length)
+
+
+def as_bytes(text: str) -> Tensor:
+    """Its bytes in UTF-8 as ids.
+
+    >>> as_bytes("aß").tolist()
+    [97, 195, 159]
+    """
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).long()
 
 
 def read(text: str | None) -> str:
@@ -288,6 +317,7 @@ def read(text: str | None) -> str:
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="float32")
 @click.option("--seed", type=int, default=0)
 @click.option("--shard-ranks", type=click.IntRange(min=1), help="Under hsdp: ranks a model.")
+@click.option("--prefetch", is_flag=True, help="Gather the next block while one computes.")
 @click.option("--checkpoints", "folder", type=click.Path(file_okay=False), help="A shared folder.")
 @click.option("--every", type=click.IntRange(min=1), default=10, help="Steps between checkpoints.")
 @click.option("--fresh", is_flag=True, help="Begin anew although there is a checkpoint.")

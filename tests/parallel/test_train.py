@@ -139,6 +139,8 @@ def test_the_courses_own_are_equal_on_two_ranks(tmp_path):
         losses(on_ranks(ran, file, strategy=name, **EIGHT, world_size=2)[0])
         for name in ("ddp", "zero1", "zero2", "zero3", "fsdp")
     ]
+    options = {"strategy": "zero3", "prefetch": True, **EIGHT, "world_size": 2}
+    found.append(losses(on_ranks(ran, file, **options)[0]))
     assert all(other == found[0] for other in found)
 
 
@@ -381,6 +383,8 @@ def test_what_does_not_fit_together(tmp_path):
     assert "ddp computes in the model's own type; zero1 is the same with masters" in said
     said = refused(tmp_path, strategy="zero3", shard_ranks=2)
     assert "shard_ranks is 2, which is for hsdp alone, not for zero3" in said
+    said = refused(tmp_path, strategy="fsdp", prefetch=True)
+    assert "prefetch is for zero1 to zero3 and hsdp; fsdp overlaps by itself" in said
     said = refused(tmp_path, strategy="hsdp", shard_ranks=2, world_size=3)
     assert "shard_ranks is 2; it must divide the 3 ranks evenly" in said
     with pytest.raises(ValueError, match=r"there are 1 tokens; .* give a longer text"):
@@ -396,10 +400,10 @@ def test_other_settings_than_the_run_began_with(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_ends_all_ranks_before_the_step(tmp_path):
-    folder = str(tmp_path / "run")
+    file, folder = text_file(tmp_path), str(tmp_path / "run")
 
     def body():
-        module, rows = train.load("tiny", text_file(tmp_path), LENGTH, seed=0)
+        module, rows = train.load("tiny", file, LENGTH, seed=0)
         right = train.loss_sum
 
         def broken(model, batch):
@@ -423,10 +427,10 @@ def test_a_loss_that_is_not_finite_ends_all_ranks_before_the_step(tmp_path):
 
 
 def test_a_rank_that_runs_out_of_memory_says_what_to_do(tmp_path):
-    resource = pytest.importorskip("resource")
+    resource, file = pytest.importorskip("resource"), text_file(tmp_path)
 
     def body():
-        module, rows = train.load("tiny", text_file(tmp_path), LENGTH, seed=0)
+        module, rows = train.load("tiny", file, LENGTH, seed=0)
         module.blocks[0].register_forward_hook(lambda *_: hungry())
         return train.run(module, rows, strategy="zero3", steps=2)
 
@@ -457,9 +461,25 @@ def test_more_ranks_than_cores_and_than_devices(monkeypatch, capsys):
     assert train.own_device() == 1
 
 
-def test_a_layout_of_another_model():
+def test_a_port_in_use(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        variables = dict(RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(dist.DistNetworkError, match="EADDRINUSE") as caught:
+            train.begin()
+    (said,) = caught.value.__notes__
+    assert said.startswith(f"rank 0 could not meet the others at 127.0.0.1:{port}: where the port")
+
+
+def test_a_layout_of_another_model(tmp_path):
+    file = text_file(tmp_path)
+
     def body():
-        module = train.load("tiny", None, LENGTH, 0)[0]
+        module = train.load("tiny", file, LENGTH, 0)[0]
         model = strategies.build("ddp", module, lambda p: torch.optim.SGD(p, lr=1.0)).model
         assert model.layout is None
         model.take_layout([[0, 1], [1]])

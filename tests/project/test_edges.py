@@ -32,7 +32,8 @@ from course_utils.compression import (
 )
 from course_utils.finetuning import lora, packing, prompt_tuning, transfer
 from course_utils.inference import decoding, processors, search
-from course_utils.parallel import data_parallel, launch, sharding
+from course_utils.parallel import checkpoints, data_parallel, launch, sharding
+from course_utils.parallel import train as train_ranks
 from course_utils.prompting import acting, prompts, ranking, reasoning, retrieval
 from course_utils.prompting.prompts import Shot
 from course_utils.recipes import word_problems
@@ -322,6 +323,10 @@ EDGES = {
     ),
     "sharding.state_bytes world_size": Edge(lambda n: sharding.state_bytes(1, n, 3), (1,), (0,)),
     "sharding.state_bytes n_parameters": Edge(lambda n: sharding.state_bytes(n, 1, 3), (0,), (-1,)),
+    "train.rows_of length": Edge(lambda n: train_ranks.rows_of(IDS[0], n), (1, 2), (0,)),
+    "checkpoints.save keep": Edge(
+        lambda n: checkpoints.save("nowhere", 0, {}, keep=n), (), (0, -1)
+    ),
     "sharding.traffic_bytes stage": Edge(
         lambda n: sharding.traffic_bytes(1, 1, n), (0, 3), (-1, 4)
     ),

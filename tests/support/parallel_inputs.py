@@ -18,7 +18,8 @@ from planting import originals
 from course_utils.parallel.launch import Pool, RankError
 
 SIZES = (1, 2, 3, 4)
-ON_RANKS = ("collectives", "data_parallel", "sharding", "checkpoints", "strategies", "train")
+ON_RANKS = ("collectives", "data_parallel", "sharding", "units")
+ON_RANKS += ("checkpoints", "strategies", "train")
 HOMES = {name: importlib.import_module(f"course_utils.parallel.{name}") for name in ON_RANKS}
 RIGHT = {name: originals(f"parallel.{name}") for name in ON_RANKS}
 
@@ -60,7 +61,7 @@ def with_planted(wrong, function, arguments, options):
     try:
         return function(*arguments, **options)
     finally:
-        for patch in patches:
+        for patch in reversed(patches):  # each puts back what it found
             patch.stop()
 
 

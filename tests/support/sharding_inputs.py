@@ -20,9 +20,9 @@ OPTIMIZERS = {
 }
 
 
-def decoder(tied=True, seed=0, d_model=8):
+def decoder(tied=True, seed=0, d_model=8, n_layers=2):
     torch.manual_seed(seed)
-    config = DecoderConfig(VOCABULARY, d_model, n_heads=2, n_layers=2, d_ff=12, tied=tied)
+    config = DecoderConfig(VOCABULARY, d_model, n_heads=2, n_layers=n_layers, d_ff=12, tied=tied)
     return Decoder(config)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from planting import Bug, originals
 
@@ -11,17 +13,17 @@ right = originals("parallel.sharding")
 Held = right["Held"]
 
 
-class SumsWithoutMean(right["_Unit"]):
+class SumsWithoutMean(right["Unit"]):
     def scatter_gradients(self, factor, replicas):
         super().scatter_gradients(1.0, replicas)
 
 
-class ForgetsTheReplicas(right["_Unit"]):
+class ForgetsTheReplicas(right["Unit"]):
     def scatter_gradients(self, factor, replicas):
         super().scatter_gradients(factor, None)
 
 
-class OverwritesTheShard(right["_Unit"]):
+class OverwritesTheShard(right["Unit"]):
     """Of the micro-batches only the last counts."""
 
     def scatter_gradients(self, factor, replicas):
@@ -29,7 +31,7 @@ class OverwritesTheShard(right["_Unit"]):
         super().scatter_gradients(factor, replicas)
 
 
-class KeepsWholeGradients(right["_Unit"]):
+class KeepsWholeGradients(right["Unit"]):
     """Stage 2 and 3 in name only: `.grad` stays beside the shard."""
 
     def scatter_gradients(self, factor, replicas):
@@ -39,12 +41,12 @@ class KeepsWholeGradients(right["_Unit"]):
             parameter.grad = gradient.zero_()
 
 
-class ReleasesNothing(right["_Unit"]):
+class ReleasesNothing(right["Unit"]):
     def release(self):
         self.gathered = False
 
 
-class GathersInReverse(right["_Unit"]):
+class GathersInReverse(right["Unit"]):
     @torch.no_grad()
     def gather(self):
         super().gather()
@@ -52,7 +54,7 @@ class GathersInReverse(right["_Unit"]):
         self.full.copy_(shards.flip(0).view(-1))
 
 
-class GathersAlways(right["_Unit"]):
+class GathersAlways(right["Unit"]):
     """Parameters travel twice where they are there already."""
 
     def gather(self):
@@ -77,7 +79,7 @@ class StepsOnStaleParameters(right["Sharded"]):
                 unit.full.copy_(full)
 
 
-class MastersOfRounded(right["_Unit"]):
+class MastersOfRounded(right["Unit"]):
     """The masters are made after the parameters were rounded."""
 
     def __init__(self, *arguments):
@@ -86,7 +88,7 @@ class MastersOfRounded(right["_Unit"]):
             self.shard.data = self.sent.to(self.shard.dtype)
 
 
-class SendsTheMasters(right["_Unit"]):
+class SendsTheMasters(right["Unit"]):
     """In fp32, to be rounded where they arrive."""
 
     @torch.no_grad()
@@ -95,7 +97,7 @@ class SendsTheMasters(right["_Unit"]):
         self.full.copy_(all_gather(self.shard.detach().clone(), self.wire))
 
 
-class AddsUpInFp32(right["_Unit"]):
+class AddsUpInFp32(right["Unit"]):
     """A gradient of 4 bytes a parameter waits for the step."""
 
     def scatter_gradients(self, factor, replicas):
@@ -135,6 +137,45 @@ class CountsNoMasters(right["Sharded"]):
 class LeavesFrozenAsTheyAre(right["Sharded"]):
     def _cast_frozen(self):
         pass
+
+
+class UsesWhatHasNotCome(right["Unit"]):
+    """Computes with parameters that are still on their way."""
+
+    def _fill(self):
+        time.sleep(0.05)
+        super()._fill()
+
+    def gather(self):
+        if self.coming is None:
+            self.prefetch()
+        self.coming, self.gathered = None, True
+
+
+class StepsBeforeGradientsCame(right["Sharded"]):
+    def _settle(self):
+        pass
+
+
+class FetchesNothingAhead(right["Sharded"]):
+    def _prefetch_after(self, place):
+        pass
+
+
+class FetchesForwardAlways(right["Sharded"]):
+    """In the backward pass it fetches what was just released."""
+
+    def _prefetch_after(self, place):
+        self._direction = 1
+        super()._prefetch_after(place)
+
+
+class FetchesAllAhead(right["Sharded"]):
+    """All units at once, as if nothing were sharded."""
+
+    def _prefetch_after(self, place):
+        for following in range(len(self._inside)):
+            super()._prefetch_after(following - self._direction)
 
 
 def state_bytes_without_master(n_parameters, world_size, stage, costs=right["MIXED_ADAM"]):
@@ -180,15 +221,15 @@ def unit_parameters_tied_in_a_unit(module, units):
 
 
 UNSHARDED = "accumulation"
-MIXED = "parallel.sharding_mixed"
+MIXED, AHEAD = "parallel.sharding_mixed", "parallel.sharding_prefetch"
 BUGS = [
-    Bug("_Unit", "sums instead of averaging", SumsWithoutMean, UNSHARDED),
-    Bug("_Unit", "forgets the replicas", ForgetsTheReplicas, "hybrid"),
-    Bug("_Unit", "overwrites what was accumulated", OverwritesTheShard, UNSHARDED),
-    Bug("_Unit", "keeps whole gradients", KeepsWholeGradients, "bytes_held"),
-    Bug("_Unit", "gives no memory back", ReleasesNothing, "come_and_go"),
-    Bug("_Unit", "gathers in reverse", GathersInReverse, UNSHARDED),
-    Bug("_Unit", "gathers twice", GathersAlways, "bytes_sent"),
+    Bug("Unit", "sums instead of averaging", SumsWithoutMean, UNSHARDED),
+    Bug("Unit", "forgets the replicas", ForgetsTheReplicas, "hybrid"),
+    Bug("Unit", "overwrites what was accumulated", OverwritesTheShard, UNSHARDED),
+    Bug("Unit", "keeps whole gradients", KeepsWholeGradients, "bytes_held"),
+    Bug("Unit", "gives no memory back", ReleasesNothing, "come_and_go"),
+    Bug("Unit", "gathers in reverse", GathersInReverse, UNSHARDED),
+    Bug("Unit", "gathers twice", GathersAlways, "bytes_sent"),
     Bug("Sharded", "keeps the forward's parameters", KeepsTheForwardsParameters, "come_and_go"),
     Bug("Sharded", "goes on with stale parameters", StepsOnStaleParameters, UNSHARDED),
     Bug("state_bytes", "has no fp32 copy", state_bytes_without_master, "table"),
@@ -197,11 +238,16 @@ BUGS = [
     Bug("traffic_bytes", "counts all ranks", traffic_bytes_of_all_ranks, "traffic"),
     Bug("traffic_bytes", "gathers once at stage 3", traffic_bytes_stage_3_as_2, "traffic"),
     Bug("unit_parameters", "ties within a unit", unit_parameters_tied_in_a_unit, "shared_by_units"),
-    Bug("_Unit", "makes masters of what is rounded", MastersOfRounded, "bfloat16", MIXED),
-    Bug("_Unit", "sends masters", SendsTheMasters, "bytes_are", MIXED),
-    Bug("_Unit", "adds up in fp32", AddsUpInFp32, "bytes_are", MIXED),
+    Bug("Unit", "makes masters of what is rounded", MastersOfRounded, "bfloat16", MIXED),
+    Bug("Unit", "sends masters", SendsTheMasters, "bytes_are", MIXED),
+    Bug("Unit", "adds up in fp32", AddsUpInFp32, "bytes_are", MIXED),
     Bug("Sharded", "rounds its masters", RoundsTheMasters, "by_hand", MIXED),
     Bug("Sharded", "sends old parameters", SendsWhatWasBefore, "adam_is", MIXED),
     Bug("Sharded", "counts no masters", CountsNoMasters, "bytes_are", MIXED),
     Bug("Sharded", "leaves frozen parameters", LeavesFrozenAsTheyAre, "floats_and", MIXED),
+    Bug("Unit", "uses what has not come", UsesWhatHasNotCome, "prefetching_is", AHEAD),
+    Bug("Sharded", "steps too early", StepsBeforeGradientsCame, "prefetching_is", AHEAD),
+    Bug("Sharded", "fetches nothing ahead", FetchesNothingAhead, "arrives", AHEAD),
+    Bug("Sharded", "fetches forward always", FetchesForwardAlways, "in_vain", AHEAD),
+    Bug("Sharded", "fetches all ahead", FetchesAllAhead, "at_most", AHEAD),
 ]

@@ -37,9 +37,8 @@ def local_bytes_of_all(optimizer):
     return right["Held"](*(sum(x.numel() * x.element_size() for x in kind) for kind in kinds))
 
 
-def build_stage_3_as_2(name, module, make_optimizer, compute_dtype=None, shard_ranks=None):
-    other = "zero2" if name == "zero3" else name
-    return right["build"](other, module, make_optimizer, compute_dtype, shard_ranks)
+def build_stage_3_as_2(name, *arguments):
+    return right["build"]("zero2" if name == "zero3" else name, *arguments)
 
 
 def fully_sharded_by_sum(module, make_optimizer, compute_dtype):
