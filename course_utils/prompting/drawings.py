@@ -91,21 +91,6 @@ def answers(
     show(figure)
 
 
-def shares_by_number(
-    curves: Mapping[str, Sequence[float]], *, title: str, x: str, baseline: str = ""
-) -> None:
-    """Draw shares of right answers for 1, 2, 3 … of what `x` names; the `baseline` is grey."""
-    figure, axes = new_figure()
-    for i, (name, shares) in enumerate(curves.items()):
-        style = {"color": GREY, "ls": "--"} if name == baseline else {"color": PALETTE[i]}
-        axes.plot(range(1, len(shares) + 1), shares, marker="osD^vP*X"[i % 8], label=name, **style)
-    axes.set_ylim(-0.03, 1.03)
-    axes.set_xticks(range(1, 1 + max(map(len, curves.values()))))
-    axes.legend(fontsize=9)
-    label(axes, title, x, "share of right answers")
-    show(figure)
-
-
 def loop(*, title: str) -> None:
     """Draw the loop of ReAct: the model's thought and action, the tool's observation, and again."""
     figure, axes = new_figure(width=8.6, height=2.3)

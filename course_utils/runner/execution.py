@@ -186,11 +186,11 @@ class Worker:
             return
         self.tree.update(tree)
         held = sum(_rss(process) for process in tree)
-        if held > self.peak_bytes and len(tree) > 1 and self.measured > self.shared_at + SHARED:
+        if len(tree) > 1:
+            if held <= self.peak_bytes or self.measured <= self.shared_at + SHARED:
+                return
             self.shared_at = self.measured
             held = sum(_pss(process) for process in tree)
-        elif len(tree) > 1:
-            return
         self.peak_bytes = max(self.peak_bytes, held)
 
     def kill(self) -> None:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import sys
 
-import cloudpickle
 import pytest
 import torch
 import torch.distributed as dist
+from parallel_inputs import by_value
 
 from course_utils import exercises
 from course_utils.checks import data_parallel
 
 
 @pytest.fixture(autouse=True)
-def by_value():
-    """As from a cell: the ranks cannot import this file."""
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    yield
-    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+def as_from_a_cell():
+    with by_value(sys.modules[__name__]):
+        yield
 
 
 def problem(name, attempt):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import sys
 
-import cloudpickle
 import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from parallel_inputs import by_value
 
 from course_utils import exercises
 from course_utils.checks import sharded_data_parallel
@@ -17,11 +17,9 @@ from course_utils.parallel.collectives import all_gather, ring_all_reduce
 
 
 @pytest.fixture(autouse=True)
-def by_value():
-    """As from a cell: the ranks cannot import this file."""
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    yield
-    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+def as_from_a_cell():
+    with by_value(sys.modules[__name__]):
+        yield
 
 
 def problem(name, attempt):

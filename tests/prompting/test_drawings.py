@@ -51,13 +51,6 @@ def test_the_loop_is_one_picture(shown):
     assert is_picture(shown[0])
 
 
-def test_shares_by_number_are_one_picture(shown):
-    curves = {"one chain": [0.5, 0.5], "a vote": [0.5, 0.75]}
-    drawings.shares_by_number(curves, title="t", x="chains", baseline="one chain")
-    assert len(shown) == 1
-    assert is_picture(shown[0])
-
-
 def test_draws_are_one_picture_that_names_its_series(shown):
     series = {"prompt": {"1": [0.5, 0.7], "4": [0.6]}, "centre": {"1": [0.5], "4": [0.9, 1.0]}}
     drawings.draws(series, title="t", x="examples", y="accuracy", levels={"none": 0.9})

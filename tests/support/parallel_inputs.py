@@ -68,17 +68,25 @@ def with_planted(wrong, function, arguments, options):
 DOES_NOT_RUN = (TypeError, NameError, AttributeError, ImportError)
 
 
+@contextlib.contextmanager
+def by_value(module):
+    """What `module` defines travels whole, as from a cell: the ranks cannot import a test file."""
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        yield
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+
+
 def on_ranks(function, *arguments, world_size, limit=20.0, **options):
     """`function(*arguments, **options)` on ranks of the shared pool -> results by rank."""
     home, wrong = sys.modules[function.__module__], planted()
-    cloudpickle.register_pickle_by_value(home)
-    call = (with_planted, as_bytes(wrong), function, arguments, options)
-    try:
-        return pool().run(*call, world_size=world_size, limit=limit)
-    except RankError as error:
-        for kind in DOES_NOT_RUN if wrong else ():  # a planted bug must run to count as found
-            if f"raised {kind.__name__}:" in str(error):
-                raise kind(str(error)) from None
-        raise
-    finally:
-        cloudpickle.unregister_pickle_by_value(home)
+    with by_value(home):
+        call = (with_planted, as_bytes(wrong), function, arguments, options)
+        try:
+            return pool().run(*call, world_size=world_size, limit=limit)
+        except RankError as error:
+            for kind in DOES_NOT_RUN if wrong else ():  # a planted bug must run to count as found
+                if f"raised {kind.__name__}:" in str(error):
+                    raise kind(str(error)) from None
+            raise
