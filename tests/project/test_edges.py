@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from tiny_sentences import tokenizer
 
 from course_utils import engines, metrics, training
 from course_utils.architectures import attention, gradient_flow, kv_cache, objectives, recurrent
@@ -37,7 +38,8 @@ from course_utils.parallel import train as train_ranks
 from course_utils.prompting import acting, prompts, ranking, reasoning, retrieval
 from course_utils.prompting.prompts import Shot
 from course_utils.recipes import word_problems
-from course_utils.tasks import pronunciation
+from course_utils.tasks import editorials, pronunciation, sentence_vectors
+from course_utils.tasks.editorials import Sentence
 
 LOGITS = torch.tensor([[0.5, 2.0, 1.0]])
 IDS = torch.tensor([[0, 1]])
@@ -45,6 +47,7 @@ SHOTS = [Shot("fine", "yes"), Shot("bad", "no"), Shot("so so", "no")]
 WORDS = [pronunciation.Entry(word, (("K", "AE", "T"),)) for word in ("cat", "bat", "hat", "mat")]
 NET = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))
 LAST = np.array([0.5, 0.1])
+SENTENCES = [Sentence(i, f"one two {i} {j}") for i in range(3) for j in range(2)]
 
 
 class Edge(NamedTuple):
@@ -312,6 +315,16 @@ EDGES = {
     ),
     "pronunciation.batches size": Edge(
         lambda n: next(pronunciation.batches(WORDS, n)), (1, 5), (0,)
+    ),
+    "editorials.draw articles": Edge(
+        lambda n: editorials.draw(SENTENCES, articles=n, each=2, words=(1, 4)), (1, 3), (0, 4)
+    ),
+    "editorials.draw each": Edge(
+        lambda n: editorials.draw(SENTENCES, articles=1, each=n, words=(1, 4)), (2,), (1, 3)
+    ),
+    "editorials.by_chance": Edge(lambda n: editorials.by_chance([1] * n), (2,), (0, 1)),
+    "sentence_vectors.batches size": Edge(
+        lambda n: sentence_vectors.batches(tokenizer, ["a", "b"], n), (1, 3), (0,)
     ),
     "word_problems.generate per_template": Edge(
         lambda n: word_problems.generate("dev", per_template=n), (1,), (0,)
