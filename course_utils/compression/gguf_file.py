@@ -253,6 +253,26 @@ def tokenizer_metadata(
     }
 
 
+def metadata_of_tokenizer(
+    state: Mapping[str, Any], vocab_size: int, end: int, pre: str = "gpt-2"
+) -> dict[str, Value]:
+    """`tokenizer_metadata` from what a tokenizer.json of `tokenizers` holds.
+
+    A model's rows of the embedding (`vocab_size`) that no token has are filled up with unused ones.
+    Raises ValueError for a tokenizer that is no byte-pair encoding.
+    """
+    model = state["model"]
+    if model.get("type") != "BPE":
+        raise ValueError(f"the tokenizer's type is {model.get('type')!r}; only BPE is written")
+    added = {token["content"]: token["id"] for token in state["added_tokens"]}
+    named = {i: token for token, i in (model["vocab"] | added).items()}
+    special = {token["id"] for token in state["added_tokens"] if token["special"]}
+    tokens = [named.get(i, f"<unused {i}>") for i in range(vocab_size)]
+    special |= set(range(vocab_size)) - named.keys()
+    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
+    return tokenizer_metadata(tokens, merges, special, end, pre)
+
+
 # What llama.cpp takes where 256 does not divide a row, and then where 32 does not.
 FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 

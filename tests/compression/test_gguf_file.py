@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import gguf
 import pytest
@@ -126,6 +127,20 @@ def test_value_bytes_by_hand():
     assert gguf_file.value_bytes("ab").hex() == "0800000002000000000000006162"
     texts = gguf_file.value_bytes(["a", "b"]).hex()
     assert texts == "0900000008000000" + "0200000000000000" + "010000000000000061010000000000000062"
+
+
+def test_metadata_of_tokenizer_is_that_of_its_parts():
+    """From the JSON of `tokenizers`, whose merges are lists today and were texts once."""
+    state = json.loads(tiny_decoder.tokenizer().to_str())
+    end = len(tiny_decoder.TOKENS) - 1
+    assert gguf_file.metadata_of_tokenizer(state, end + 1, end) == TOKENIZER
+    state["model"]["merges"] = [" ".join(pair) for pair in state["model"]["merges"]]
+    filled = gguf_file.metadata_of_tokenizer(state, end + 3, end)
+    assert filled["tokenizer.ggml.merges"] == TOKENIZER["tokenizer.ggml.merges"]
+    assert filled["tokenizer.ggml.tokens"][end:] == ["<|end|>", "<unused 264>", "<unused 265>"]
+    assert filled["tokenizer.ggml.token_type"][end:] == [3, 3, 3]
+    with pytest.raises(ValueError, match="type is 'WordPiece'; only BPE"):
+        gguf_file.metadata_of_tokenizer({"model": {"type": "WordPiece"}}, 1, 0)
 
 
 def test_neighbouring_pairs_undoes_pair_halves():

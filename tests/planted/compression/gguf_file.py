@@ -57,6 +57,17 @@ def write_with_shapes_as_torch_has_them(path, metadata, tensors, kinds):
     return right["write_gguf"](path, metadata, turned, kinds)
 
 
+def added_tokens_as_text(state, vocab_size, end, pre="gpt-2"):
+    """Special tokens are of the normal kind, so that llama.cpp would read them in a text."""
+    found = right["metadata_of_tokenizer"](state, vocab_size, end, pre)
+    return {**found, "tokenizer.ggml.token_type": [1] * vocab_size}
+
+
+def rows_without_a_token_left_out(state, vocab_size, end, pre="gpt-2"):
+    fewer = len(state["model"].get("vocab", ())) or vocab_size
+    return right["metadata_of_tokenizer"](state, min(vocab_size, fewer), end, pre)
+
+
 BUGS = [
     Bug("string_bytes", "counts characters and a zero", string_of_characters, "value_bytes"),
     Bug("value_bytes", "has lengths of 4 bytes", value_with_short_length),
@@ -65,6 +76,8 @@ BUGS = [
     Bug("neighbouring_pairs", "leaves the rows", pairs_left_alone),
     Bug("neighbouring_pairs", "goes the other way", pairs_the_other_way),
     Bug("neighbouring_pairs", "forgets the heads", pairs_without_heads),
+    Bug("metadata_of_tokenizer", "takes special tokens for text", added_tokens_as_text),
+    Bug("metadata_of_tokenizer", "leaves rows out", rows_without_a_token_left_out),
     Bug("decoder_kinds", "rounds the norms", kinds_with_small_norms),
     Bug("fitting_kind", "falls back to nothing", kind_that_fits_anything),
     Bug("write_gguf", "writes torch's shapes", write_with_shapes_as_torch_has_them),
