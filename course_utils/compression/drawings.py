@@ -1,6 +1,6 @@
-"""Figures of compression: the bits of a number, columns that stand out, levels in use.
+"""Figures of compression: the bits of a number, columns that stand out, levels, masks.
 
-Notebook 13.
+Notebooks 13 and 16.
 """
 
 from __future__ import annotations
@@ -104,4 +104,30 @@ def bits_and_quality(
         axes.annotate(name, (bits, quality), xytext=(7, 5), textcoords="offset points", fontsize=10)
     axes.margins(x=0.15, y=0.15)
     label(axes, title, "bits a weight, scales included", y)
+    show(figure)
+
+
+def masks(panels: Mapping[str, Tensor], *, title: str, group: int = 0) -> None:
+    """Draw corners of weights, a square a weight: coloured where it stays, white where it goes.
+
+    One panel for each name; `group` draws a line after so many columns.
+    """
+    from matplotlib.patches import Rectangle
+
+    figure, axes = new_figure(len(panels), width=2.9, height=2.9, squeeze=False)
+    for axis, (name, mask) in zip(axes[0], panels.items(), strict=True):
+        kept = mask.int().tolist()
+        for i, row in enumerate(kept):
+            for j, here in enumerate(row):
+                colour = PALETTE[0] if here else "white"
+                square = dict(width=0.86, height=0.86, facecolor=colour, edgecolor=GREY, lw=0.3)
+                axis.add_patch(Rectangle((j + 0.07, i + 0.07), **square))
+        for j in range(group, len(kept[0]), group) if group else ():
+            axis.axvline(j, color="black", lw=0.8)
+        axis.set(xlim=(0, len(kept[0])), ylim=(len(kept), 0), xticks=[], yticks=[], aspect="equal")
+        axis.grid(visible=False)
+        axis.set_title(name, fontsize=11)
+        axis.set_xlabel("inputs")
+    axes[0, 0].set_ylabel("outputs")
+    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
     show(figure)

@@ -32,3 +32,11 @@ def test_levels_and_formats_are_one_picture_each(shown):
     assert len(shown) == 2
     assert all(map(is_picture, shown))
     assert "Not equal" in alt_text_of(shown[0])
+
+
+def test_masks_are_one_picture(shown):
+    mask = torch.tensor([[True, False, True, False], [False, True, False, True]])
+    drawings.masks({"any": mask, "2:4": ~mask}, title="Half of them go", group=4)
+    assert len(shown) == 1
+    assert is_picture(shown[0])
+    assert "Half of them go" in alt_text_of(shown[0])
