@@ -38,14 +38,14 @@ def bit_fields(numbers: Mapping[str, tuple[str, str, str]], *, title: str) -> No
 
 
 def shares_by_grain(
-    rows: Mapping[str, Sequence[float]], columns: Sequence[str], *, title: str, x: str, value: str
+    rows: Mapping[str, Sequence[float]], columns: Sequence[str], *, title: str, x: str
 ) -> None:
     """Draw a table of shares as coloured fields with the numbers in them; white is 0.
 
     `rows[name]` has a share for each of `columns`.
     """
-    figure, axes = new_figure(width=6.4, height=0.62 * len(rows) + 1.5)
-    image = axes.imshow(list(rows.values()), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    figure, axes = new_figure(width=7.5, height=0.6 * len(rows) + 1.2)
+    axes.imshow(list(rows.values()), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for i, shares in enumerate(rows.values()):
         for j, share in enumerate(shares):
             colour = "white" if share > 0.6 else "black"
@@ -53,7 +53,6 @@ def shares_by_grain(
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.grid(visible=False)
-    figure.colorbar(image, ax=axes, label=value)
     label(axes, title, x, "")
     show(figure)
 
@@ -83,7 +82,7 @@ def level_use(
     for axis, (name, shares) in zip(axes[0], panels.items(), strict=True):
         axis.axhline(1 / len(levels), color=GREY, ls="--", lw=1.5, label="equal shares")
         axis.vlines(list(levels), 0, list(shares), color=PALETTE[0], lw=5)
-        axis.set(xlabel="level", ylim=(0, None))
+        axis.set(xlabel="level", xticks=[-1, -0.5, 0, 0.5, 1], ylim=(0, None))
         axis.set_title(name, fontsize=11)
     axes[0, 0].set_ylabel("share of the numbers")
     axes[0, 0].legend(fontsize=9, loc="upper right")

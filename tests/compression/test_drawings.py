@@ -18,7 +18,7 @@ def test_bit_fields_are_one_picture(shown):
 
 def test_shares_and_columns_are_one_picture_each(shown):
     drawings.shares_by_grain(
-        {"a row": [1.0, 0.2], "a group": [1.0, 0.7]}, ["8", "2"], title="t", x="bits", value="v"
+        {"a row": [1.0, 0.2], "a group": [1.0, 0.7]}, ["8", "2"], title="t", x="bits"
     )
     drawings.sorted_columns({"calm": torch.tensor([1.0, 2.0, 3.0])}, title="t", y="times")
     assert len(shown) == 2
