@@ -13,10 +13,13 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, compress, pairwise
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from course_utils.building.tokenizer import Tokenizer
 
 PRIME = 2**31 - 1  # hashes are below it, so that a product of two fits in 64 bits
 
@@ -292,6 +295,24 @@ def of_titles(texts: Mapping[str, str], titles: Iterable[str]) -> list[str]:
     return [texts[title] for title in titles]
 
 
+class Corpus(NamedTuple):
+    """Texts by title, and the titles of each part.
+
+    >>> corpus = Corpus({"a": "one", "b": "two", "c": "six"}, Split(["c", "a"], ["b"], []))
+    >>> corpus.of("train")
+    ['six', 'one']
+    """
+
+    texts: dict[str, str]
+    split: Split
+
+    def of(self, part: str) -> list[str]:
+        """The texts of "train", "dev" or "test"; ValueError for another part."""
+        if part not in Split._fields:
+            raise ValueError(f"part is {part!r}; it must be one of {', '.join(Split._fields)}")
+        return of_titles(self.texts, getattr(self.split, part))
+
+
 # ── packing ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -313,6 +334,36 @@ def pack(documents: Iterable[Sequence[int]], length: int, end: int) -> tuple[Ten
     if rows == 0:
         raise ValueError(f"{len(stream)} tokens do not fill one row of {length}; shorten the rows")
     return torch.tensor(stream[: rows * length]).view(rows, length), len(stream) - rows * length
+
+
+def packed(tokenizer: Tokenizer, texts: Iterable[str], length: int, end: str) -> Tensor:
+    """Texts in tokens, packed: (N, T), the special token `end` after each text.
+
+    What does not fill the last row is left out; see `pack`. ValueError where the tokenizer has no
+    such special token.
+
+    >>> from course_utils.building import tokenizer
+    >>> small = tokenizer.train(["to be"], 0, specials=["<end>"])
+    >>> rows = packed(small, ["to be", "or"], length=4, end="<end>")
+    >>> [small.decode(row) for row in rows.tolist()]
+    ['to b', 'e<end>or']
+    """
+    if end not in tokenizer.specials:
+        raise ValueError(f"end is {end!r}; the special tokens are {list(tokenizer.specials)}")
+    documents = (tokenizer.encode(text) for text in texts)
+    return pack(documents, length, tokenizer.specials[end])[0]
+
+
+def spread_out(rows: Tensor, n: int) -> Tensor:
+    """At most n of the rows (N, T), from the first to the last at even distances: -> (n, T).
+
+    >>> spread_out(torch.arange(7).unsqueeze(1), n=3).flatten()
+    tensor([0, 3, 6])
+    """
+    if n < 1:
+        raise ValueError(f"n is {n}; keep at least 1 row")
+    kept = min(n, len(rows))
+    return rows[[i * (len(rows) - 1) // max(kept - 1, 1) for i in range(kept)]]
 
 
 def batches(rows: Tensor, size: int, generator: torch.Generator | None = None) -> Iterator[Tensor]:

@@ -7,15 +7,19 @@ what decays, which batch comes when, bits per byte. Shapes: N rows of T tokens, 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from course_utils.architectures.objectives import next_token_loss
+from course_utils.building.preference import token_logprobs
 from course_utils.training import History, train
+
+if TYPE_CHECKING:
+    from course_utils.building.tokenizer import Tokenizer
 
 # ── the schedule and the groups ───────────────────────────────────────────────────────────────────
 
@@ -171,15 +175,31 @@ STATEFUL = ("model", "optimizer", "scheduler")
 
 
 @torch.no_grad()
-def nats_per_token(model: nn.Module, rows: Tensor, batch_size: int = 16) -> float:
-    """Mean cross-entropy in nats of each token of rows (N, T) but the first of each row."""
+def nats_of_rows(model: nn.Module, rows: Tensor, batch_size: int = 16) -> list[float]:
+    """Of each row of ids (N, T) the mean nats of its tokens but the first: N numbers.
+
+    ValueError where there is no row, or nothing to guess in it.
+
+    >>> alike = nn.Embedding.from_pretrained(torch.zeros(4, 4))  # four tokens, all as likely
+    >>> found = nats_of_rows(alike, torch.tensor([[0, 1, 2], [3, 2, 1]]))
+    >>> [round(nats, 4) for nats in found]  # ln 4
+    [1.3863, 1.3863]
+    """
     if rows.dim() != 2 or rows.shape[0] == 0 or rows.shape[1] < 2:
         raise ValueError(f"rows are {tuple(rows.shape)}; give at least one of at least 2 tokens")
-    was_training = model.training
+    was_training, device = model.training, next(model.parameters()).device
     model.eval()
-    total = sum(next_token_loss(model(b), b).item() * len(b) for b in rows.split(batch_size))
+    found: list[float] = []
+    for batch in rows.split(batch_size):
+        batch = batch.to(device)
+        found += (-token_logprobs(model(batch), batch).mean(dim=1)).tolist()
     model.train(was_training)
-    return total / len(rows)
+    return found
+
+
+def nats_per_token(model: nn.Module, rows: Tensor, batch_size: int = 16) -> float:
+    """Mean cross-entropy in nats of each token of rows (N, T) but the first of each row."""
+    return math.fsum(nats_of_rows(model, rows, batch_size)) / len(rows)
 
 
 def bits_per_byte(nats: float, n_tokens: int, n_bytes: int) -> float:
@@ -194,3 +214,34 @@ def bits_per_byte(nats: float, n_tokens: int, n_bytes: int) -> float:
     if n_tokens < 1 or n_bytes < 1:
         raise ValueError(f"{n_tokens} tokens of {n_bytes} bytes; score at least one of each")
     return nats * n_tokens / (math.log(2) * n_bytes)
+
+
+def bytes_of(tokenizer: Tokenizer, rows: Tensor) -> int:
+    """Bytes of text in the scored tokens of rows (N, T), all but each row's first.
+
+    Special tokens are no text and count none.
+
+    >>> from course_utils.building import tokenizer
+    >>> small = tokenizer.train(["low low"], 1, specials=["<end>"])  # merges l and o
+    >>> bytes_of(small, torch.tensor([[*small.encode("x low"), 0]]))  # " ", "lo", "w", the end
+    4
+    """
+    scored = rows[:, 1:].flatten().tolist()
+    return len(tokenizer.decode_bytes(scored, specials=False))
+
+
+def bits_of(nats: Sequence[float], tokenizer: Tokenizer, rows: Tensor) -> float:
+    """Bits per byte of rows (N, T), from what `nats_of_rows` says of them.
+
+    ValueError where there is not a number for each row.
+
+    >>> from course_utils.building import tokenizer
+    >>> small = tokenizer.train(["low low"], 1)
+    >>> rows = torch.tensor([small.encode("x low")])  # "x", then " ", "lo", "w": 3 tokens, 4 bytes
+    >>> round(bits_of([math.log(16)], small, rows), 6)  # 3 · 4 bits / 4
+    3.0
+    """
+    if len(nats) != len(rows):
+        raise ValueError(f"{len(nats)} numbers for {len(rows)} rows; give one for each")
+    mean = math.fsum(nats) / len(rows)
+    return bits_per_byte(mean, rows[:, 1:].numel(), bytes_of(tokenizer, rows))

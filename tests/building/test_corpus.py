@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import unicodedata
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from course_utils.building import corpus
+from course_utils.building import corpus, tokenizer
 from course_utils.building.corpus import Removed, Split
 
 WORDS = [f"w{i}" for i in range(40)]
@@ -228,6 +228,14 @@ def test_of_titles():
         corpus.of_titles({"a": "A", "b": "B"}, ["c"])
 
 
+def test_corpus_gives_the_texts_of_a_part():
+    texts = {"a": "one", "b": "two", "c": "six", "d": "ten"}
+    parted = corpus.Corpus(texts, Split(["d", "a"], ["b"], ["c"]))
+    assert [parted.of(part) for part in Split._fields] == [["ten", "one"], ["two"], ["six"]]
+    with pytest.raises(ValueError, match="part is 'exam'; it must be one of train, dev, test"):
+        parted.of("exam")
+
+
 # ── packing ───────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -263,3 +271,37 @@ def test_batches_give_each_row_once():
     assert torch.equal(torch.cat(list(corpus.batches(rows, 3, draw.manual_seed(1)))), together)
     with pytest.raises(ValueError, match="size is 0"):
         next(corpus.batches(rows, 0))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.text("to be", max_size=9), max_size=5), st.integers(1, 6))
+def test_packed_is_the_texts_with_an_end_after_each(texts, length):
+    """Cut to whole rows; a typed end sign ends nothing."""
+    small = tokenizer.train(["to be or not to be"], 4, specials=["<end>"])
+    texts = [*texts, "to be <end> or"]
+    rows = corpus.packed(small, texts, length, "<end>")
+    stream = [id for text in texts for id in (*small.encode(text), 0)]
+    assert rows.shape[1] == length
+    assert rows.flatten().tolist() == stream[: len(stream) // length * length]
+
+
+def test_packed_needs_the_end_among_the_special_tokens():
+    plain = tokenizer.train(["to be"], 0)
+    with pytest.raises(ValueError, match=r"end is '<end>'; the special tokens are \[\]"):
+        corpus.packed(plain, ["to be"], 2, "<end>")
+
+
+@given(st.integers(1, 40), st.integers(1, 50))
+def test_spread_out_reaches_both_ends_at_even_distances(n_rows, n):
+    kept = corpus.spread_out(torch.arange(n_rows).unsqueeze(1), n).flatten().tolist()
+    assert len(set(kept)) == len(kept) == min(n, n_rows)
+    gaps = [b - a for a, b in pairwise(kept)]
+    assert kept[0] == 0
+    if len(kept) > 1:
+        assert kept[-1] == n_rows - 1
+        assert max(gaps) - min(gaps) <= 1
+
+
+def test_spread_out_refuses():
+    with pytest.raises(ValueError, match="n is 0; keep at least 1 row"):
+        corpus.spread_out(torch.zeros(3, 2), 0)

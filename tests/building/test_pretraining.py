@@ -13,7 +13,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from course_utils.architectures.decoder import Decoder, DecoderConfig
 from course_utils.architectures.objectives import next_token_loss
-from course_utils.building import pretraining
+from course_utils.building import pretraining, tokenizer
 from course_utils.building.pretraining import Pretraining
 from course_utils.training import TrainingDiverged
 
@@ -206,6 +206,47 @@ def test_nats_per_token_weighs_all_rows_alike():
     for rows in (ROWS[:0], ROWS[:, :1]):
         with pytest.raises(ValueError, match="at least one of at least 2 tokens"):
             pretraining.nats_per_token(model, rows)
+
+
+def test_nats_of_rows_is_the_loss_row_by_row():
+    """One row at a time, without dropout, by torch's own loss; the mode stays as it was."""
+    model = decoder()
+    model.norm = nn.Sequential(model.norm, nn.Dropout(0.5))
+    found = pretraining.nats_of_rows(model, ROWS, batch_size=4)
+    assert model.training
+    assert len(found) == len(ROWS)
+    model.eval()
+    for row, nats in zip(ROWS, found, strict=True):
+        right = nn.functional.cross_entropy(model(row[None])[0, :-1], row[1:]).item()
+        assert nats == pytest.approx(right, abs=1e-5)  # fp32, other batches
+    assert max(found) - min(found) > 1e-3
+
+
+@pytest.fixture(scope="module")
+def letters():
+    return tokenizer.train(["low low lower"], 2, specials=["<end>"])
+
+
+def test_bytes_of_counts_text_alone(letters):
+    """Without each row's first token, and nothing for an end sign; a half character is a byte."""
+    rows = torch.tensor([letters.encode("a low")[:3], [0, *letters.encode("é")]])
+    assert [letters.tokens.get(id) for id in rows[0].tolist()] == [b"a", b" ", b"low"]
+    assert pretraining.bytes_of(letters, rows[:1]) == 4
+    assert pretraining.bytes_of(letters, rows) == 6
+    assert pretraining.bytes_of(letters, rows[1:, :2]) == 1
+    assert pretraining.bytes_of(letters, torch.tensor([[5, 0, 0]])) == 0
+
+
+def test_bits_of_a_model_that_finds_all_tokens_alike(letters):
+    """log2 V bits a token, over the bytes that the scored tokens spell."""
+    rows = torch.tensor([letters.encode("low lower low lower")[:4]] * 3)
+    alike = nn.Embedding.from_pretrained(torch.zeros(len(letters), len(letters)))
+    n_bytes = pretraining.bytes_of(letters, rows)
+    assert n_bytes == 3 * len(letters.decode_bytes(rows[0, 1:].tolist()))
+    bits = pretraining.bits_of(pretraining.nats_of_rows(alike, rows), letters, rows)
+    assert bits == pytest.approx(9 * math.log2(len(letters)) / n_bytes, abs=1e-5)
+    with pytest.raises(ValueError, match="2 numbers for 3 rows"):
+        pretraining.bits_of([1.0, 1.0], letters, rows)
 
 
 def test_bits_per_byte_does_not_see_the_tokenizer():

@@ -19,6 +19,7 @@ from tiny_sentences import tokenizer
 from course_utils import engines, metrics, training
 from course_utils.architectures import attention, gradient_flow, kv_cache, objectives, recurrent
 from course_utils.backends import protocol
+from course_utils.building import corpus
 from course_utils.compression import (
     awq,
     distillation,
@@ -38,8 +39,9 @@ from course_utils.parallel import train as train_ranks
 from course_utils.prompting import acting, prompts, ranking, reasoning, retrieval
 from course_utils.prompting.prompts import Shot
 from course_utils.recipes import word_problems
-from course_utils.tasks import editorials, pronunciation, sentence_vectors
+from course_utils.tasks import editorials, pronunciation, replies, sentence_vectors
 from course_utils.tasks.editorials import Sentence
+from course_utils.tasks.replies import Exchange
 
 LOGITS = torch.tensor([[0.5, 2.0, 1.0]])
 IDS = torch.tensor([[0, 1]])
@@ -48,6 +50,9 @@ WORDS = [pronunciation.Entry(word, (("K", "AE", "T"),)) for word in ("cat", "bat
 NET = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1))
 LAST = np.array([0.5, 0.1])
 SENTENCES = [Sentence(i, f"one two {i} {j}") for i in range(3) for j in range(2)]
+
+PLAY = "FOX.\nWho is it?\n\nOWL.\nI.\n"
+EXCHANGES = [Exchange("a", "b?"), Exchange("b", "c!"), Exchange("c", "d.")]
 
 
 class Edge(NamedTuple):
@@ -321,6 +326,19 @@ EDGES = {
     ),
     "editorials.draw each": Edge(
         lambda n: editorials.draw(SENTENCES, articles=1, each=n, words=(1, 4)), (2,), (1, 3)
+    ),
+    "corpus.spread_out n": Edge(lambda n: corpus.spread_out(LOGITS, n), (1, 2), (0,)),
+    "replies.exchanges longest_said": Edge(
+        lambda n: replies.exchanges(PLAY, longest_said=n), (1, 10), (0,)
+    ),
+    "replies.exchanges longest_reply": Edge(
+        lambda n: replies.exchanges(PLAY, longest_reply=n), (1,), (0,)
+    ),
+    "replies.some_of_each n": Edge(
+        lambda n: replies.some_of_each(EXCHANGES, n, seed=0), (1, 9), (0,)
+    ),
+    "replies.draw_prompts n": Edge(
+        lambda n: replies.draw_prompts(EXCHANGES, n, seed=0), (1, 3), (0, 4)
     ),
     "editorials.by_chance": Edge(lambda n: editorials.by_chance([1] * n), (2,), (0, 1)),
     "sentence_vectors.batches size": Edge(

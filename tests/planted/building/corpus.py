@@ -131,6 +131,39 @@ def batches_with_repeats(rows, size, generator=None):
         yield rows[torch.randint(len(rows), (len(batch),), generator=generator)]
 
 
+def packed_without_ends(tokenizer, texts, length, end):
+    texts = list(texts)
+    right["packed"](tokenizer, texts, length, end)
+    stream = [id for text in texts for id in tokenizer.encode(text)] + [0] * length
+    return torch.tensor(stream[: len(stream) // length * length]).view(-1, length)
+
+
+def packed_as_typed(tokenizer, texts, length, end):
+    """An end sign in a text ends it."""
+    right["packed"](tokenizer, texts := list(texts), length, end)
+    stream = [id for text in texts for id in (*tokenizer.encode(text, specials=True), 0)]
+    return right["pack"]([stream[:-1]], min(length, len(stream)), 0)[0]
+
+
+def spread_out_from_the_front(rows, n):
+    right["spread_out"](rows, n)
+    return rows[:n]
+
+
+def spread_out_by_stride(rows, n):
+    """Never the last rows."""
+    right["spread_out"](rows, n)
+    return rows[:: max(len(rows) // n, 1)][:n]
+
+
+class CorpusInAnotherOrder(right["Corpus"]):
+    """Texts in the order in which they were given, not in that of the titles."""
+
+    def of(self, part):
+        right["Corpus"].of(self, part)
+        return [t for title, t in self.texts.items() if title in getattr(self.split, part)]
+
+
 BUGS = [
     Bug("clean", "goes the other way round", clean_in_another_order),
     Bug("clean", "makes one line of it", clean_of_all_white_space),
@@ -149,6 +182,11 @@ BUGS = [
     Bug("split_by_play", "learns from development plays", split_that_shares),
     Bug("pack", "does not mark ends", pack_without_ends),
     Bug("pack", "pads each document", pack_each_alone),
+    Bug("Corpus", "gives texts in another order", CorpusInAnotherOrder),
+    Bug("packed", "does not mark ends", packed_without_ends),
+    Bug("packed", "lets a text end itself", packed_as_typed),
+    Bug("spread_out", "takes the first", spread_out_from_the_front),
+    Bug("spread_out", "never reaches the last", spread_out_by_stride),
     Bug("batches", "do not shuffle", batches_in_order),
     Bug("batches", "draw with repeats", batches_with_repeats),
 ]

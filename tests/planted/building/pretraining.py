@@ -89,6 +89,41 @@ def bits_per_token(nats, n_tokens, n_bytes):
     return nats / math.log(2)
 
 
+def nats_of_rows_in_training(model, rows, batch_size=16):
+    """Dropout stays on."""
+    right["nats_of_rows"](model, rows[:1])
+    return [
+        nats
+        for batch in rows.split(batch_size)
+        for nats in (-right["token_logprobs"](model(batch), batch).mean(dim=1)).tolist()
+    ]
+
+
+def nats_of_rows_of_a_batch(model, rows, batch_size=16):
+    """Every row is given its batch's mean."""
+    found = right["nats_of_rows"](model, rows, batch_size)
+    chunks = [found[i : i + batch_size] for i in range(0, len(found), batch_size)]
+    return [sum(chunk) / len(chunk) for chunk in chunks for _ in chunk]
+
+
+def bytes_of_all_tokens(tokenizer, rows):
+    return len(tokenizer.decode_bytes(rows.flatten().tolist(), specials=False))
+
+
+def bytes_of_with_specials(tokenizer, rows):
+    return len(tokenizer.decode_bytes(rows[:, 1:].flatten().tolist()))
+
+
+def bytes_of_characters(tokenizer, rows):
+    return len(tokenizer.decode(rows[:, 1:].flatten().tolist(), specials=False))
+
+
+def bits_of_all_tokens(nats, tokenizer, rows):
+    right["bits_of"](nats, tokenizer, rows)
+    mean = sum(nats) / len(nats)
+    return right["bits_per_byte"](mean, rows.numel(), right["bytes_of"](tokenizer, rows))
+
+
 BUGS = [
     Bug("warmup_cosine", "turns back up", warmup_cosine_whole_turn),
     Bug("warmup_cosine", "falls during the warm-up", warmup_cosine_over_all_steps),
@@ -101,6 +136,12 @@ BUGS = [
     Bug("Pretraining", "forgets Adam's moments", ForgetsAdam, tests="bit_exact"),
     Bug("Pretraining", "does not clip", Unclipped, tests="plain_loop"),
     Bug("nats_per_token", "takes the mean of batches", nats_per_token_by_batch),
+    Bug("nats_of_rows", "leaves dropout on", nats_of_rows_in_training),
+    Bug("nats_of_rows", "gives each row its batch's mean", nats_of_rows_of_a_batch),
+    Bug("bytes_of", "counts each row's first token", bytes_of_all_tokens),
+    Bug("bytes_of", "counts the end sign's letters", bytes_of_with_specials),
+    Bug("bytes_of", "counts characters", bytes_of_characters),
+    Bug("bits_of", "counts tokens that nobody guessed", bits_of_all_tokens),
     Bug("bits_per_byte", "is in nats", bits_per_byte_in_nats),
     Bug("bits_per_byte", "is per token", bits_per_token),
 ]
