@@ -6,9 +6,11 @@ format goes into a GGUF file, so that llama.cpp reads what training read.
 
 from __future__ import annotations
 
+import json
+
 from course_utils.building.tokenizer import Tokenizer
-from course_utils.building.tokenizer_files import spell
-from course_utils.compression.gguf_file import Value, tokenizer_metadata
+from course_utils.building.tokenizer_files import to_json
+from course_utils.compression.gguf_file import Value, metadata_of_tokenizer
 
 END, USER, REPLY = "<|end|>", "<|user|>", "<|reply|>"
 SPECIALS = (END, USER, REPLY)
@@ -61,13 +63,7 @@ def gguf_tokenizer(tokenizer: Tokenizer) -> dict[str, Value]:
     (['l o'], '<|end|>')
     """
     check_specials(tokenizer)
-    spelled = {id: spell(token) for id, token in tokenizer.tokens.items()}
-    spelled |= tokenizer.special_tokens
-    if missing := [id for id in range(len(spelled)) if id not in spelled]:
+    ids = tokenizer.tokens.keys() | tokenizer.special_tokens.keys()
+    if missing := [id for id in range(len(ids)) if id not in ids]:
         raise ValueError(f"id {missing[0]} has no token; a file lists all from 0 on")
-    return tokenizer_metadata(
-        [spelled[id] for id in range(len(spelled))],
-        [(spell(left), spell(right)) for left, right in tokenizer.merges],
-        special=set(tokenizer.special_tokens),
-        end=tokenizer.specials[END],
-    )
+    return metadata_of_tokenizer(json.loads(to_json(tokenizer)), len(ids), tokenizer.specials[END])

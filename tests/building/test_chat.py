@@ -78,3 +78,9 @@ def test_gguf_tokenizer_lists_every_id(small):
     assert [i for i, kind in enumerate(metadata["tokenizer.ggml.token_type"]) if kind == 3] == [
         small.specials[special] for special in chat.SPECIALS
     ]
+
+
+def test_gguf_tokenizer_refuses_ids_with_a_gap(small):
+    vocab = {token: id + (id > 9) for token, id in small.vocab.items()}
+    with pytest.raises(ValueError, match="id 10 has no token; a file lists all from 0 on"):
+        chat.gguf_tokenizer(tokenizer.Tokenizer(vocab, small.merges, small.specials))
