@@ -10,4 +10,5 @@ MODULES = {
     "10": "prompting",
     "11": "reasoning_and_acting",
     "12": "retrieval_augmented_generation",
+    "13": "quantization",
 }
