@@ -208,6 +208,10 @@ def rank_indices(n, rank, world_size, **order):
     kept = list(dict.fromkeys(i for row in zip(*everyone) for i in row))
     return kept[rank::world_size]
 """
+CODES_A_BYTE_EACH = """
+def pack_bits(codes, bits):
+    return codes.flatten().to(torch.uint8)
+"""
 FURTHER_EXAMPLES_KEPT = """
 own_part = str.strip
 """
@@ -312,6 +316,7 @@ BREAKS = {
         BM25_WITHOUT_LENGTH,
         "by hand",
     ),
+    "13_quantization": ("course_utils.compression.rtn", CODES_A_BYTE_EACH, "C2"),
 }
 
 
