@@ -1,9 +1,11 @@
-"""Short texts with human ratings, as a task. Notebook 10. Source: Hutto and Gilbert (2014)."""
+"""Short texts with human ratings (Hutto and Gilbert 2014), as a task. Notebooks 07 and 10."""
 
 from __future__ import annotations
 
+import hashlib
 import html
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from course_utils.assets.catalogue import describe
@@ -48,3 +50,60 @@ def load(domain: str = "tweets") -> list[Rated]:
     # Not splitlines(): a text may hold the odd control character that it takes for a line's end.
     rows = (line.split("\t") for line in text.split("\n") if line)
     return [Rated(id, float(rating), _resolved(words)) for id, rating, words in rows]
+
+
+# ── parts ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class Split(NamedTuple):
+    """Rated texts: what is learned from, what settings are picked on, what is reported."""
+
+    train: list[Rated]
+    dev: list[Rated]
+    test: list[Rated]
+
+
+def _key(row: Rated) -> str:
+    """A text without its case, marks and blanks: what two copies share."""
+    return "".join(filter(str.isalnum, row.text.casefold()))
+
+
+def split(rows: Sequence[Rated]) -> Split:
+    """Divide rated texts 7 : 1 : 2, always alike: no text in two parts, all ratings in each part.
+
+    Copies (but for case, marks and blanks) count once. The texts are ordered by rating; of every
+    ten neighbours the hashes of their texts decide which are learned from, so that new rows would
+    move few others. Raises ValueError for fewer than ten different texts.
+
+    >>> rows = [Rated(str(i), i / 10, f"text {i}") for i in range(20)]
+    >>> [len(part) for part in split([*rows, Rated("20", 0.0, "Text, 0!")])]
+    [14, 2, 4]
+    """
+    once = {_key(row): row for row in reversed(rows)}  # the first of the copies stays
+    if len(once) < 10:
+        raise ValueError(f"there are {len(once)} different texts; give at least ten to divide")
+    ordered = sorted(once.items(), key=lambda item: (item[1].rating, item[0]))
+    parts = Split([], [], [])
+    for start in range(0, len(ordered), 10):
+        ten = sorted(ordered[start : start + 10], key=lambda item: _digest(item[0]))
+        for place, (_, row) in enumerate(ten):
+            parts[0 if place < 7 else 1 if place < 8 else 2].append(row)
+    return parts
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def halves(texts: Sequence[str], least: int = 16) -> list[tuple[str, str]]:
+    """Both halves of each text of at least so many words: does a model see that they are one?
+
+    >>> halves(["one two three four", "too short"], least=4)
+    [('one two', 'three four')]
+    """
+    found = []
+    for words in map(str.split, texts):
+        if len(words) >= least:
+            middle = len(words) // 2
+            found.append((" ".join(words[:middle]), " ".join(words[middle:])))
+    return found

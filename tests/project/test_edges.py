@@ -32,14 +32,14 @@ from course_utils.compression import (
     sparsegpt,
     structured_pruning,
 )
-from course_utils.finetuning import lora, packing, prompt_tuning, transfer
+from course_utils.finetuning import changes, lora, packing, prompt_tuning, ratings, transfer
 from course_utils.inference import decoding, processors, search
 from course_utils.parallel import checkpoints, data_parallel, launch, sharding
 from course_utils.parallel import train as train_ranks
 from course_utils.prompting import acting, prompts, ranking, reasoning, retrieval
 from course_utils.prompting.prompts import Shot
 from course_utils.recipes import word_problems
-from course_utils.tasks import editorials, pronunciation, replies, sentence_vectors
+from course_utils.tasks import editorials, pronunciation, replies, sentence_vectors, sentiment
 from course_utils.tasks.editorials import Sentence
 from course_utils.tasks.replies import Exchange
 
@@ -320,6 +320,19 @@ EDGES = {
     ),
     "pronunciation.batches size": Edge(
         lambda n: next(pronunciation.batches(WORDS, n)), (1, 5), (0,)
+    ),
+    "changes.cut_to_rank k": Edge(
+        lambda k: changes.cut_to_rank(torch.ones(2, 3), k), (1, 2), (0, 3)
+    ),
+    "ratings.ridge texts": Edge(
+        lambda n: ratings.ridge(torch.arange(float(n)).unsqueeze(1), torch.arange(float(n))),
+        (3,),
+        (2,),
+    ),
+    "sentiment.split texts": Edge(
+        lambda n: sentiment.split([sentiment.Rated(str(i), 0.0, f"text {i}") for i in range(n)]),
+        (10,),
+        (9,),
     ),
     "editorials.draw articles": Edge(
         lambda n: editorials.draw(SENTENCES, articles=n, each=2, words=(1, 4)), (1, 3), (0, 4)

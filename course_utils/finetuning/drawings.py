@@ -1,0 +1,133 @@
+"""Figures of notebooks 06 to 08: a layer with an adapter, rates, spectra, rounding to levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from course_utils.plots import GREY, PALETTE, label, new_figure, show
+
+
+def beside(d_in: int, d_out: int, rank: int, *, title: str) -> None:
+    """Draw a frozen matrix and, beside it, the two narrow ones that learn.
+
+    Sizes are true to scale: heights are outputs, widths inputs, so that B and A read as a product.
+    """
+    figure, axes = new_figure(width=7.2, height=3.4)
+    unit = 1 / max(d_in, d_out)
+    w, h, r = d_in * unit, d_out * unit, max(rank * unit, 0.02)
+    shapes = {
+        f"W, frozen\n{d_out} × {d_in}": ((0.0, 0.0), w, h, GREY),
+        f"B\n{d_out} × {rank}": ((w + 0.45, 0.0), r, h, PALETTE[1]),
+        f"A\n{rank} × {d_in}": ((w + 0.65, h - r), w, r, PALETTE[0]),
+    }
+    for name, (corner, width, height, colour) in shapes.items():
+        axes.add_patch(_rectangle(corner, width, height, facecolor=colour, edgecolor="white"))
+        middle = corner[0] + width / 2
+        axes.text(middle, corner[1] - 0.04, name, ha="center", va="top")
+    axes.text(w + 0.22, h / 2, "+  α/r ·", ha="center", va="center", fontsize=15)
+    axes.set(xlim=(-0.15, 2 * w + 0.8), ylim=(-0.3, h + 0.08), aspect="equal")
+    axes.set_axis_off()
+    label(axes, title, "", "")
+    show(figure)
+
+
+def _rectangle(corner: tuple[float, float], width: float, height: float, **style: object) -> object:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle(corner, width, height, **style)
+
+
+def sweep(
+    curves: Mapping[str, Mapping[float, Sequence[float]]],
+    *,
+    title: str,
+    y: str,
+    levels: Mapping[str, float] | None = None,
+    live: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
+    """Draw `curves[name][rate]`, a value a seed: their mean as a line, each as a small dot.
+
+    `levels` are grey lines across; `live[name] = (rate, value)` a star, of this very run.
+    """
+    figure, axes = new_figure(width=8, height=4.2)
+    for height, (name, value) in enumerate((levels or {}).items()):
+        style = ("--", ":", "-.")[height % 3]
+        axes.axhline(value, color=GREY, ls=style, lw=1.5, label=name)
+    for i, (name, found) in enumerate(curves.items()):
+        means = [sum(values) / len(values) for values in found.values()]
+        axes.plot(list(found), means, marker="osD^vP*X"[i % 8], color=PALETTE[i], label=name)
+        for rate, values in found.items():
+            axes.plot([rate] * len(values), values, ".", color=PALETTE[i], alpha=0.4, ms=4)
+        if live and name in live:
+            axes.plot(*live[name], "*", color=PALETTE[i], ms=15, mec="black", mew=0.8)
+    axes.set_xscale("log")
+    axes.legend(fontsize=9)
+    label(axes, title, "learning rate", y)
+    show(figure)
+
+
+def held(
+    curves: Mapping[str, Sequence[Sequence[float]]], *, title: str, at: int | None = None
+) -> None:
+    """Draw the share of a change's energy in its first k directions, a thin line a matrix.
+
+    `curves[name]` are the shares for k = 1, 2, 3 … of each matrix; `at` marks one k.
+    """
+    figure, axes = new_figure(width=7.2, height=3.8)
+    for i, (name, matrices) in enumerate(curves.items()):
+        for j, shares in enumerate(matrices):
+            ks = range(1, len(shares) + 1)
+            named = {"label": name} if j == 0 else {}
+            colour = GREY if i == len(curves) - 1 else PALETTE[i]
+            axes.plot(ks, shares, color=colour, lw=1, alpha=0.6, **named)
+    if at is not None:
+        axes.axvline(at, color="#606060", lw=1, ls=":")
+        axes.text(at, 1.02, f"rank {at}", ha="center", fontsize=10, color="#606060")
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1.08)
+    axes.legend(fontsize=9, loc="lower right")
+    label(axes, title, "directions k, the largest first", "share of the change's energy")
+    show(figure)
+
+
+def exchange(
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    start: tuple[float, float],
+    title: str,
+    x: str,
+    y: str,
+) -> None:
+    """Draw trainings as dots (error, what is left of another skill), a colour a method.
+
+    `start` is where all of them began, a grey cross.
+    """
+    figure, axes = new_figure(width=6.8, height=4.0)
+    for i, (name, found) in enumerate(points.items()):
+        across, upwards = ([point[side] for point in found] for side in (0, 1))
+        axes.scatter(across, upwards, color=PALETTE[i], marker="os^D"[i % 4], alpha=0.7, label=name)
+    axes.plot(*start, "x", color="#606060", ms=10, mew=3, label="before tuning")
+    axes.set_ylim(0, 1)
+    axes.legend(fontsize=9)
+    label(axes, title, x, y)
+    show(figure)
+
+
+def rounding(levels: Sequence[float], steps: Sequence[tuple[float, float]], *, title: str) -> None:
+    """Draw levels as strokes on a line, and moves (from, to) above it as arrows.
+
+    From where an arrow ends a dotted line falls to the level to which it is rounded.
+    """
+    figure, axes = new_figure(width=8, height=0.55 * len(steps) + 1.3)
+    axes.vlines(levels, -0.25, 0.25, color=PALETTE[0], lw=2)
+    axes.axhline(0, color=GREY, lw=1, zorder=0)
+    for row, (start, end) in enumerate(steps, start=1):
+        nearest = min(levels, key=lambda level: abs(level - end))
+        arrow = {"arrowstyle": "->", "color": PALETTE[3], "lw": 2}
+        axes.annotate("", (end, row), (start, row), arrowprops=arrow)
+        axes.plot([start], [row], "o", color=PALETTE[3], ms=5)
+        axes.plot([end, nearest], [row - 0.1, 0.25], ":", color="#606060", lw=1)
+    axes.set(ylim=(-0.5, len(steps) + 0.6), yticks=[])
+    axes.grid(visible=False)
+    label(axes, title, "a weight, over the largest of its group", "")
+    show(figure)
