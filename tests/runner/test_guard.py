@@ -208,6 +208,14 @@ def rank_indices(n, rank, world_size, **order):
     kept = list(dict.fromkeys(i for row in zip(*everyone) for i in row))
     return kept[rank::world_size]
 """
+OPTIMIZER_NEVER_SHARDED = """
+import functools
+_right = state_bytes
+@functools.wraps(_right)
+def state_bytes(n_parameters, world_size, stage, *costs):
+    whole, held = (_right(n_parameters, world_size, each, *costs) for each in (0, stage))
+    return held._replace(optimizer=whole.optimizer)
+"""
 CODES_A_BYTE_EACH = """
 def pack_bits(codes, bits):
     return codes.flatten().to(torch.uint8)
@@ -304,6 +312,11 @@ BREAKS = {
         "A1b",
     ),
     "04_data_parallel": ("course_utils.parallel.data_parallel", SHARES_NOT_FILLED_UP, "D3"),
+    "05_sharded_data_parallel": (
+        "course_utils.parallel.sharding",
+        OPTIMIZER_NEVER_SHARDED,
+        "D6",
+    ),
     "09_decoding": ("course_utils.inference.processors", TOP_P_ONE_TOO_FEW, "top_p"),
     "10_prompting": ("course_utils.prompting.prompts", PROMPT_WITH_SHOTS_REVERSED, "lovely day"),
     "11_reasoning_and_acting": (
