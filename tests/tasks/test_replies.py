@@ -104,6 +104,7 @@ def test_spoken_drops_a_direction_that_is_never_closed():
         ("Who? ", "question"),
         ("Ho!", "exclamation"),
         ("Ay.", "statement"),
+        ("Ay. Who goes there?", "question"),
         ("Ay,", None),
         ("", None),
     ],
@@ -166,13 +167,18 @@ def test_asked_refuses_another_kind():
 
 
 def tiny() -> Decoder:
+    """A decoder with weights so large that what it sees changes what it says."""
     torch.manual_seed(0)
-    return Decoder(DecoderConfig(11, d_model=16, n_heads=2, n_layers=2, d_ff=24))
+    model = Decoder(DecoderConfig(11, d_model=16, n_heads=2, n_layers=2, d_ff=24))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(20 if weight.dim() > 1 else 1)
+    return model
 
 
 def test_write_replies_is_what_each_prompt_gets_alone():
     """Greedy, in batches of two, padded on the left: the tokens of one prompt at a time."""
-    model, prompts = tiny(), [[1, 2, 3], [4], [5, 6, 7, 8, 9]]
+    model, prompts = tiny(), [[1, 2, 3], [4], [5, 6, 7, 8, 9], [10, 2], [8, 7, 6, 5, 4, 3]]
     together = replies.write_replies(
         model, prompts, end=0, max_new_tokens=6, temperature=0, batch_size=2
     )
@@ -185,11 +191,18 @@ def test_write_replies_is_what_each_prompt_gets_alone():
 def test_write_replies_draws_by_seed_and_leaves_the_mode():
     model = tiny().train()
     first, again, other = (
-        replies.write_replies(model, 8 * [[1, 2]], end=0, seed=seed) for seed in (1, 1, 2)
+        replies.write_replies(model, 8 * [[1, 2]], end=0, seed=seed, temperature=20)
+        for seed in (1, 1, 2)
     )
     assert first == again != other
     assert len(set(first)) > 1
     assert model.training
+
+
+def test_left_padded_by_hand():
+    ids, mask = replies.left_padded([[5, 6], [7], [8, 9, 10]], pad=0)
+    assert ids.tolist() == [[0, 5, 6], [0, 0, 7], [8, 9, 10]]
+    assert mask.tolist() == [[0, 1, 1], [0, 0, 1], [1, 1, 1]]
 
 
 def test_left_padded_refuses_nothing():
