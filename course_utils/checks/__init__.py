@@ -6,9 +6,11 @@ MODULES = {
     "03": "transformer_families",
     "04": "data_parallel",
     "05": "sharded_data_parallel",
+    "07": "lora_and_qlora",
     "09": "decoding",
     "10": "prompting",
     "11": "reasoning_and_acting",
     "12": "retrieval_augmented_generation",
     "13": "quantization",
+    "16": "pruning",
 }
