@@ -424,9 +424,9 @@ STATEMENTS = {
             "one rate compares rates.",
         ),
         "b": Statement(
-            "What full tuning changed in a weight lies mostly in a few directions.",
+            "A few directions of what full tuning changed carry most of what it gained.",
             supported=True,
-            why="And its best eight carry nearly the whole gain; eight random ones do not.",
+            why="The best eight of 384 kept nearly all of it; eight random ones did not.",
         ),
         "c": Statement(
             "LoRA trains about 90 % fewer numbers.",

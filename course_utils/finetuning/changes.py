@@ -26,7 +26,8 @@ def energy_shares(change: Tensor) -> Tensor:
     >>> energy_shares(torch.diag(torch.tensor([1.0, 2.0])))  # squares 4 and 1, of 5
     tensor([0.8000, 1.0000])
     """
-    energy = torch.linalg.svdvals(change.double()).square()
+    tall = change.double() if change.shape[0] >= change.shape[1] else change.double().T
+    energy = torch.linalg.eigvalsh(tall.T @ tall).flip(0).clamp(min=0)  # squared singular values
     if not energy.sum() > 0:
         raise ValueError("the change is 0 everywhere: nothing was trained, or nothing learned")
     return (energy.cumsum(0) / energy.sum()).float()
