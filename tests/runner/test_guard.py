@@ -220,6 +220,17 @@ CODES_A_BYTE_EACH = """
 def pack_bits(codes, bits):
     return codes.flatten().to(torch.uint8)
 """
+EXAM_FROM_LONG_TO_SHORT = """
+_right = draw
+def draw(sentences, **options):
+    drawn = _right(sentences, **options)
+    return drawn._replace(exam=drawn.exam[::-1])
+"""
+ADAPTERS_ONE_RANK_UP = """
+_right = inject_lora
+def inject_lora(model, pattern, rank, alpha, **options):
+    return _right(model, pattern, rank + 1, alpha, **options)
+"""
 FURTHER_EXAMPLES_KEPT = """
 own_part = str.strip
 """
@@ -317,6 +328,7 @@ BREAKS = {
         OPTIMIZER_NEVER_SHARDED,
         "D6",
     ),
+    "07_lora_and_qlora": ("course_utils.finetuning.lora", ADAPTERS_ONE_RANK_UP, "T3c"),
     "09_decoding": ("course_utils.inference.processors", TOP_P_ONE_TOO_FEW, "top_p"),
     "10_prompting": ("course_utils.prompting.prompts", PROMPT_WITH_SHOTS_REVERSED, "lovely day"),
     "11_reasoning_and_acting": (
@@ -330,6 +342,11 @@ BREAKS = {
         "by hand",
     ),
     "13_quantization": ("course_utils.compression.rtn", CODES_A_BYTE_EACH, "C2"),
+    "16_pruning": (
+        "course_utils.tasks.editorials",
+        EXAM_FROM_LONG_TO_SHORT,
+        "the first two",
+    ),
 }
 
 
