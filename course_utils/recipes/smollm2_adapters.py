@@ -3,9 +3,9 @@
 `course train smollm2-adapters` teaches SmolLM2-135M-Instruct to answer a tweet with one word,
 positive or negative, and to answer a line of Shakespeare with the next one, and writes
 data/checkpoints/smollm2-adapters: a folder an adapter in peft's format, `runs.json` with a row a
-training, and a card. Compared are LoRA and LoRA on a base in NF4 (QLoRA): rates are chosen on
-development texts with one seed, and then both are trained with all seeds. What was made already is
-kept, so that the recipe can be stopped and called again.
+training, and a card. Compared are LoRA and LoRA on a base in NF4 (QLoRA), with all seeds; where
+`RATES` has several rates, one seed chooses on development texts. What was made already is kept, so
+that the recipe can be stopped and called again.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ Apache-2.0, as the course.
 |---|---|
 | base | the course's packaged weights: a 4-bit grid (Q4_1), dequantized |
 | training | mood {steps} steps, shakespeare {speech_steps}, of {batch}; AdamW |
-| scored on | {tests} held-out tweets; rates are chosen on {devs} others |
-| seeds | {seeds} at the chosen rates, 1 at the others |
+| scored on | {tests} held-out tweets |
+| seeds | {seeds} for LoRA and QLoRA at the rate {rate:g}; 1 with labels dealt out |
 | run | profile {profile}, {minutes} minutes on {device}, {threads} thread(s) |
 | torch | {torch} |
 """
@@ -395,7 +395,8 @@ def train(profile: str = "cpu", seed: int = 0, out: Path | None = None) -> Path:
                 keep(net, folder / STORED[method])
             stored.write_rows(folder, rows, facts)
     minutes = round(sum(row.seconds for row in rows) / 60, 1)
-    card = CARD.format(n=len(rows), minutes=minutes, **facts)
+    rate = best_rate(rows, "lora")
+    card = CARD.format(n=len(rows), minutes=minutes, rate=rate, **facts)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return folder
 
