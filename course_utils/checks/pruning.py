@@ -151,10 +151,6 @@ def _down_left_alone(up: Tensor, up_bias: Tensor, down: Tensor, kept: list[int])
 # ── a keeper of masks ────────────────────────────────────────────────────────────────────────────
 
 
-class Keeper(MaskKeeper):
-    """The package's keeper: zeros at once, and again after each step of the optimizer."""
-
-
 MASK = torch.tensor([[True, False, True, False], [False, True, True, False]])
 X = torch.tensor([[1.0, 2.0, -1.0, 0.5], [0.5, -1.0, 2.0, 1.0], [-1.0, 1.0, 1.0, 2.0]])
 
@@ -213,7 +209,7 @@ def _new_masks(cls: type) -> Any:
     }
 
 
-class _Once(Keeper):
+class _Once(MaskKeeper):
     """Zeros at once, and never again."""
 
     def keep(self, masks: dict) -> None:
@@ -221,7 +217,7 @@ class _Once(Keeper):
         self.release()
 
 
-class _GradientsAlone(Keeper):
+class _GradientsAlone(MaskKeeper):
     """Masked gradients; nobody sets weights to 0 after a step."""
 
     def keep(self, masks: dict) -> None:
@@ -229,7 +225,7 @@ class _GradientsAlone(Keeper):
         self._after_step.remove()
 
 
-class _NotAtOnce(Keeper):
+class _NotAtOnce(MaskKeeper):
     """Waits for the first step."""
 
     def keep(self, masks: dict) -> None:
@@ -239,7 +235,7 @@ class _NotAtOnce(Keeper):
             self.model.get_submodule(name).weight.data.copy_(weight)
 
 
-class _OldMasksStay(Keeper):
+class _OldMasksStay(MaskKeeper):
     """The masks pile up."""
 
     def keep(self, masks: dict) -> None:
@@ -247,7 +243,7 @@ class _OldMasksStay(Keeper):
         super().keep({n: m & old[n] if n in old else m for n, m in masks.items()})
 
 
-class _Upside(Keeper):
+class _Upside(MaskKeeper):
     """True is taken for what goes."""
 
     def keep(self, masks: dict) -> None:
@@ -346,7 +342,7 @@ EXERCISES = {
         },
     ),
     "mask_keeper": ClassExercise(
-        reference=Keeper,
+        reference=MaskKeeper,
         hint="keep(masks) remembers the masks and sets weights to 0, with torch.no_grad(). In "
         "__init__, optimizer.register_step_post_hook(f) has f(optimizer, args, kwargs) called "
         "after each step: set them to 0 again there.",

@@ -210,6 +210,7 @@ def test_mask_keeper_holds_zeros_that_momentum_would_move(make):
     with pruning.MaskKeeper(model, optimizer) as keeper:
         keeper.keep(masks)
         before = model[0].weight.detach().clone()
+        assert torch.equal(before != 0, masks["0"])  # at once
         for _ in range(3):
             step()
             assert all(torch.equal(model[int(n)].weight != 0, mask) for n, mask in masks.items())
@@ -235,6 +236,8 @@ def test_mask_keeper_takes_new_masks():
         optimizer.zero_grad()
         model(x).square().mean().backward()
         assert (model[0].weight.grad[zeros["0"]] != 0).any()  # its old mask is gone
+        optimizer.step()
+        assert (model[0].weight[zeros["0"]] != 0).any()
 
 
 def test_retraining_under_the_mask_recovers_some_of_the_loss():

@@ -56,6 +56,7 @@ TESTS = {
     "03.next_token_loss": "loss",
     "07.cut": "cut_to_rank",
     "07.lora": "lora",
+    "16.mask_keeper": "mask_keeper",
 }
 EXERCISES = exercises()
 for id, exercise in EXERCISES.items():

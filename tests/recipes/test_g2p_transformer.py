@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 
 from course_utils import models
-from course_utils.assets.catalogue import AssetError
+from course_utils.assets.catalogue import AssetError, data_folder
 from course_utils.cli import main
 from course_utils.profiles import for_profile
 from course_utils.recipes import RECIPES, g2p_transformer
@@ -74,8 +74,10 @@ def test_a_missing_checkpoint_names_the_remedy(tmp_path: Path, monkeypatch):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_stored_checkpoint_is_small_and_has_its_card(name: str):
-    folder = models.checkpoint_folder(name)
-    assert (folder / "model.safetensors").stat().st_size <= 10_000_000
+    folder = data_folder() / "checkpoints" / name
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.name for path in files} & {"model.safetensors", "runs.json"}
+    assert sum(path.stat().st_size for path in files) <= 10_000_000
     assert (folder / "README.md").is_file()
 
 
