@@ -238,6 +238,11 @@ def test_mask_keeper_takes_new_masks():
         assert (model[0].weight.grad[zeros["0"]] != 0).any()  # its old mask is gone
         optimizer.step()
         assert (model[0].weight[zeros["0"]] != 0).any()
+        keeper.keep({"2": zeros["2"]})  # the others of the same layer, which may learn again
+        optimizer.zero_grad()
+        model(x).square().mean().backward()
+        optimizer.step()
+        assert torch.equal(model[2].weight != 0, zeros["2"])
 
 
 def test_retraining_under_the_mask_recovers_some_of_the_loss():
