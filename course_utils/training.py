@@ -46,6 +46,42 @@ def cycle(make_batches: Callable[[], Iterable[Any]]) -> Iterator[Any]:
             raise ValueError("make_batches() gave no batch; there is nothing to train on")
 
 
+def shuffled_batches(items: Sequence[Any], size: int, seed: int = 0) -> Iterator[list[Any]]:
+    """Whole batches for ever, every epoch in another order; ValueError for fewer items than one.
+
+    >>> source = shuffled_batches("abcde", size=2)
+    >>> epoch = next(source) + next(source)  # the odd one out has its turn in another epoch
+    >>> len(set(epoch)), set(epoch) <= set("abcde")
+    (4, True)
+    """
+    import torch
+
+    if len(items) < size:
+        raise ValueError(
+            f"{len(items)} texts make no batch of {size}; give more labels, or a smaller batch"
+        )
+    generator = torch.Generator().manual_seed(seed)
+
+    def epoch() -> Iterator[list[Any]]:
+        order = torch.randperm(len(items), generator=generator).tolist()
+        for at in range(0, len(order) - size + 1, size):
+            yield [items[i] for i in order[at : at + size]]
+
+    return cycle(epoch)
+
+
+def warm_up_and_decay(optimizer: Optimizer, steps: int) -> LRScheduler:
+    """The rate rises over a tenth of the steps and then falls to 0, both in a straight line."""
+    from torch.optim.lr_scheduler import LambdaLR
+
+    rising = max(1, steps // 10)
+
+    def factor(step: int) -> float:
+        return min((step + 1) / rising, (steps - step) / max(1, steps - rising))
+
+    return LambdaLR(optimizer, factor)
+
+
 def batches_by_length(lengths: Sequence[int], size: int, *, equal: bool = False) -> list[list[int]]:
     """Group positions by their lengths, shortest first: batches of at most `size`, little padding.
 

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from course_utils.training import TrainingDiverged, batches_by_length, cycle, progress, train
+from course_utils.training import (
+    TrainingDiverged,
+    batches_by_length,
+    cycle,
+    progress,
+    shuffled_batches,
+    train,
+    warm_up_and_decay,
+)
 
 
 def problem():
@@ -90,3 +98,28 @@ def test_batches_by_length_of_nothing_and_of_no_size():
     assert batches_by_length([], 4) == batches_by_length([], 4, equal=True) == []
     with pytest.raises(ValueError, match="size is 0; a batch holds at least 1"):
         batches_by_length([1], 0)
+
+
+def test_warm_up_and_decay_by_hand():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler, rates = warm_up_and_decay(optimizer, 20), []
+    for _ in range(20):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[-1] == pytest.approx(1 / 18)
+
+
+def test_shuffled_batches_are_whole_and_go_on_in_another_order():
+    source = shuffled_batches(range(7), 3, seed=1)
+    epochs = [[next(source), next(source)] for _ in range(20)]
+    for epoch in epochs:
+        assert [len(batch) for batch in epoch] == [3, 3]
+        assert len({item for batch in epoch for item in batch}) == 6
+    assert {item for epoch in epochs for batch in epoch for item in batch} == set(range(7))
+    assert epochs[0] != epochs[1]
+    again = shuffled_batches(range(7), 3, seed=1)
+    assert [next(again), next(again)] == epochs[0]
+    with pytest.raises(ValueError, match="2 texts make no batch of 3; give more labels"):
+        shuffled_batches([0, 1], 3)

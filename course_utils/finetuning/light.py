@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.finetuning.lora import linear_names
+from course_utils.finetuning.transfer import freeze, train_only, trainable
 
 
 def train_biases(model: nn.Module, pattern: str = ".*") -> int:
@@ -22,17 +23,14 @@ def train_biases(model: nn.Module, pattern: str = ".*") -> int:
     >>> train_biases(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 4)))
     6
     """
-    model.requires_grad_(False)
     chosen = [
-        parameter
-        for name, parameter in model.named_parameters()
+        name
+        for name, _ in model.named_parameters()
         if name.rpartition(".")[2] == "bias" and re.fullmatch(pattern, name)
     ]
     if not chosen:
         raise ValueError(f"no bias's whole name matches {pattern!r}: nothing would learn")
-    for parameter in chosen:
-        parameter.requires_grad_(True)
-    return sum(parameter.numel() for parameter in chosen)
+    return train_only(model, chosen)
 
 
 class ScaledLinear(nn.Module):
@@ -65,13 +63,12 @@ def inject_ia3(model: nn.Module, outputs: str, inputs: str) -> int:
     >>> inject_ia3(net, outputs="none", inputs="2")
     8
     """
-    names = linear_names(model)
-    before = {n: True for n in names if re.fullmatch(inputs, n)}
-    chosen = before | {n: False for n in names if re.fullmatch(outputs, n)}
+    before = dict.fromkeys(linear_names(model, inputs), True)
+    chosen = before | dict.fromkeys(linear_names(model, outputs), False)
     if not chosen:
         raise ValueError(f"no linear layer's whole name matches {outputs!r} or {inputs!r}")
-    model.requires_grad_(False)
+    freeze(model)
     for name, at_the_input in chosen.items():
         layer = ScaledLinear(model.get_submodule(name), before=at_the_input)
         model.set_submodule(name, layer)
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return trainable(model)

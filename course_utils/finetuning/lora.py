@@ -272,8 +272,10 @@ def _device_of(module: nn.Module) -> torch.device:
 # ── adapters in a whole model ─────────────────────────────────────────────────────────────────────
 
 
-def linear_names(model: nn.Module) -> list[str]:
+def linear_names(model: nn.Module, pattern: str = ".*") -> list[str]:
     """The names of a model's linear layers, also of those that hold adapters already.
+
+    Those whose whole name matches the regular expression.
 
     >>> linear_names(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
     ['0', '2']
@@ -283,6 +285,7 @@ def linear_names(model: nn.Module) -> list[str]:
         name
         for name, module in model.named_modules()
         if name and hasattr(module, "in_features") and hasattr(module, "out_features")
+        if re.fullmatch(pattern, name)
         if not any(name.startswith(f"{outer}.") for outer in held)
     ]
 
@@ -309,10 +312,9 @@ def inject_lora(
     >>> sum(p.numel() for p in net.parameters() if p.requires_grad)  # 2·(4 + 8) each
     48
     """
-    known = linear_names(model)
-    chosen = [layer for layer in known if re.fullmatch(pattern, layer)]
+    chosen = linear_names(model, pattern)
     if not chosen:
-        some = ", ".join(known[:4]) or "none"
+        some = ", ".join(linear_names(model)[:4]) or "none"
         raise ValueError(f"no linear layer's whole name matches {pattern!r}; there are: {some} …")
     options = {"rank_stabilised": rank_stabilised, "dora": dora, "dropout": dropout}
     check_name(name)  # all checks first: a refusal leaves the model as it was

@@ -48,6 +48,18 @@ def train_last(model: nn.Module, blocks: Sequence[nn.Module], k: int) -> int:
     return trainable(model)
 
 
+def train_only(model: nn.Module, names: Iterable[str]) -> int:
+    """Freeze a model but for the parameters of these names; returns how many numbers learn.
+
+    >>> train_only(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 4)), ["0.weight", "1.bias"])
+    10
+    """
+    freeze(model)
+    for name in names:
+        model.get_parameter(name).requires_grad_(True)
+    return trainable(model)
+
+
 def trainable(model: nn.Module) -> int:
     """How many numbers of a model learn.
 

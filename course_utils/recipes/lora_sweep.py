@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -25,17 +24,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils import models, training
+from course_utils import training
 from course_utils.architectures.encoder import Encoder, embed_sentences, mean_pool
-from course_utils.architectures.pretrained import bert_config, load_bert_weights
 from course_utils.assets import catalogue
 from course_utils.finetuning import ratings
 from course_utils.finetuning.light import inject_ia3, train_biases
-from course_utils.finetuning.lora import inject_lora
-from course_utils.finetuning.transfer import Classifier, Example, freeze, pad, trainable
+from course_utils.finetuning.lora import inject_lora, linear_names
+from course_utils.finetuning.transfer import (
+    Classifier,
+    Example,
+    freeze,
+    pad,
+    train_only,
+    trainable,
+)
 from course_utils.profiles import device_for, for_profile, threads
 from course_utils.recipes import stored
-from course_utils.tasks import sentiment, word_order
+from course_utils.tasks import sentence_vectors, sentiment, word_order
 
 NAME = "lora-sweep"
 BLOCKS = r"encoder\.blocks\.\d+\."
@@ -148,14 +153,6 @@ class Task(NamedTuple):
     halves: list[tuple[Text, Text]]
 
 
-def load_base() -> tuple[Encoder, object]:
-    """all-MiniLM-L6-v2 in the course's own encoder, and its tokenizer."""
-    theirs, tokenizer = models.load_encoder("minilm")
-    encoder = Encoder(bert_config(theirs.config.to_dict())).eval()
-    load_bert_weights(encoder, theirs.state_dict())
-    return encoder.requires_grad_(False), tokenizer
-
-
 def load_task(tokenizer: Any, *, devs: int = 160, tests: int = 320, pairs: int = 96) -> Task:
     """The lines of `word_order` as ids, and so many editorials cut in half."""
     parts = word_order.load()
@@ -229,10 +226,7 @@ def prepare(model: nn.Module, arm: Arm) -> None:
     if arm.method == "frozen":
         freeze(model)
     elif arm.method == "full":
-        freeze(model)
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Linear) and name.startswith("encoder.blocks"):
-                module.weight.requires_grad_(True)
+        train_only(model, [f"{name}.weight" for name in linear_names(model, WHERE["all"])])
     elif arm.method in ("lora", "dora"):
         dora = arm.method == "dora"
         inject_lora(model, WHERE[arm.where], arm.rank, arm.scale * arm.rank, dora=dora)
@@ -242,16 +236,6 @@ def prepare(model: nn.Module, arm: Arm) -> None:
         inject_ia3(model, BLOCKS + r"attention\.(key|value)", BLOCKS + r"feed_forward\.down")
     else:
         raise ValueError(f"method is {arm.method!r}; it must be full, lora, dora, bitfit or ia3")
-
-
-def warm_up_and_decay(optimizer: torch.optim.Optimizer, steps: int) -> object:
-    """The rate rises over a tenth of the steps and then falls to 0, both in a straight line."""
-    rising = max(1, steps // 10)
-
-    def factor(step: int) -> float:
-        return min((step + 1) / rising, (steps - step) / max(1, steps - rising))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def loss_of(model: Classifier, batch: Sequence[Text]) -> Tensor:
@@ -271,17 +255,6 @@ def drawn(task: Task, seed: int, labels: int, shuffled: bool) -> tuple[list[Text
     return known, [Text(t.ids, known[i].target) for t, i in zip(known, dealt, strict=True)]
 
 
-def epochs(texts: Sequence[Text], batch: int, seed: int) -> Iterator[list[Text]]:
-    """Batches for ever, every epoch in another order; ValueError for fewer texts than one."""
-    if len(texts) < batch:
-        raise ValueError(f"{len(texts)} texts make no batch of {batch}; give more labels")
-    generator = torch.Generator().manual_seed(1000 + seed)
-    while True:
-        order = torch.randperm(len(texts), generator=generator).tolist()
-        for at in range(0, len(order) - batch + 1, batch):
-            yield [texts[i] for i in order[at : at + batch]]
-
-
 def tune(
     arm: Arm,
     seed: int,
@@ -298,8 +271,8 @@ def tune(
     torch.manual_seed(seed)
     prepare(model, arm)
     if arm.method != "frozen":
-        device = model.head.weight.device
-        _train(model.to(device), epochs(texts, batch, seed), arm, seed, steps)
+        source = training.shuffled_batches(texts, batch, 1000 + seed)
+        _train(model.to(model.head.weight.device), source, arm, seed, steps)
     return model.eval()
 
 
@@ -313,7 +286,7 @@ def _train(model: Classifier, source: Iterator, arm: Arm, seed: int, steps: int)
             optimizer,
             steps=steps,
             max_norm=1.0,
-            scheduler=warm_up_and_decay(optimizer, steps),
+            scheduler=training.warm_up_and_decay(optimizer, steps),
             label=f"{arm.method}, rate {arm.rate:g}, seed {seed}",
         )
 
@@ -344,18 +317,10 @@ def train(profile: str = "cpu", seed: int = 0, out: Path | None = None) -> Path:
     """Train what is not yet stored of the grid, write rows and card; return their folder."""
     budget, device = budget_for(profile), device_for(profile)
     torch.set_num_threads(threads())
-    base, tokenizer = load_base()
+    base, tokenizer = sentence_vectors.load()
     task = load_task(tokenizer, devs=budget.devs, tests=budget.tests, pairs=budget.pairs)
     folder = Path(out) if out else catalogue.data_folder() / "checkpoints" / NAME
-    facts = {
-        "profile": profile,
-        "seed": seed,
-        "threads": threads(),
-        "device": str(device),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-        **vars(budget),
-    }
+    facts = stored.facts_now(profile, seed, device, **vars(budget))
     rows = stored.rows_so_far(folder, Run, facts)
     one = _training(task, base.to(device), budget)
     for arm, each in _plan(rows, range(seed, seed + budget.seeds), budget.swept):

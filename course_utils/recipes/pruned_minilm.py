@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -166,15 +165,7 @@ def train(profile: str = "cpu", seed: int = 0, out: Path | None = None) -> Path:
     torch.set_num_threads(threads())
     dense, tokenizer = sentence_vectors.load(device=device)
     folder = Path(out) if out else catalogue.data_folder() / "checkpoints" / NAME
-    facts = {
-        "profile": profile,
-        "seed": seed,
-        "threads": threads(),
-        "device": str(device),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-        **{name: _listed(value) for name, value in vars(budget).items()},
-    }
+    facts = stored.facts_now(profile, seed, device, **vars(budget))
     rows = stored.rows_so_far(folder, Run, facts)
     done = {(row.seed, row.share, row.choice) for row in rows}
     for each in range(seed, seed + budget.seeds):
@@ -189,11 +180,6 @@ def train(profile: str = "cpu", seed: int = 0, out: Path | None = None) -> Path:
     card = CARD.format(n=len(rows), minutes=minutes, **facts)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return folder
-
-
-def _listed(value: object) -> object:
-    """Shares and stops as text, as they are read from the file again."""
-    return ", ".join(f"{x:g}" for x in value) if isinstance(value, tuple) else value
 
 
 def runs(folder: Path | None = None) -> list[Run]:

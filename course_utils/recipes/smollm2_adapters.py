@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,7 +27,13 @@ from course_utils.architectures.objectives import IGNORED
 from course_utils.assets import catalogue
 from course_utils.finetuning.adapter_files import WEIGHTS, load_adapter, save_adapter
 from course_utils.finetuning.changes import update_norm
-from course_utils.finetuning.lora import inject_lora, lora_layers, merge_lora, unmerge_lora
+from course_utils.finetuning.lora import (
+    inject_lora,
+    linear_names,
+    lora_layers,
+    merge_lora,
+    unmerge_lora,
+)
 from course_utils.finetuning.qlora import quantize_linears
 from course_utils.finetuning.transfer import (
     Batch,
@@ -38,11 +43,12 @@ from course_utils.finetuning.transfer import (
     freeze,
     instruction,
     pad,
+    train_only,
     trainable,
 )
 from course_utils.profiles import device_for, for_profile, threads
 from course_utils.recipes import stored
-from course_utils.recipes.lora_sweep import spread_over, warm_up_and_decay
+from course_utils.recipes.lora_sweep import spread_over
 from course_utils.tasks import sentiment, shakespeare
 
 NAME = "smollm2-adapters"
@@ -254,27 +260,13 @@ def prepare(net: nn.Module, method: str) -> None:
         if method == "base-nf4":
             quantize_linears(net, LINEARS)
     elif method == "full":
-        freeze(net)
-        for name, module in net.named_modules():
-            if isinstance(module, nn.Linear) and name.startswith("model.layers"):
-                module.weight.requires_grad_(True)
+        train_only(net, [f"{name}.weight" for name in linear_names(net, LINEARS)])
     elif method in ("lora", "qlora"):
         if method == "qlora":
             quantize_linears(net, LINEARS)
         inject_lora(net, LINEARS, RANK, ALPHA)
     else:
         raise ValueError(f"method is {method!r}; it must be full, lora, qlora or base")
-
-
-def rows_of(examples: Sequence[Example], batch: int, seed: int) -> Iterator[list[Example]]:
-    """Batches for ever, every epoch in another order; ValueError for fewer examples than one."""
-    if len(examples) < batch:
-        raise ValueError(f"{len(examples)} examples make no batch of {batch}; give more")
-    generator = torch.Generator().manual_seed(1000 + seed)
-    while True:
-        order = torch.randperm(len(examples), generator=generator).tolist()
-        for at in range(0, len(order) - batch + 1, batch):
-            yield [examples[i] for i in order[at : at + batch]]
 
 
 def teach(
@@ -299,11 +291,11 @@ def teach(
     net.train()
     history = training.train(
         loss_of,
-        rows_of(examples, batch, seed),
+        training.shuffled_batches(examples, batch, 1000 + seed),
         optimizer,
         steps=steps,
         max_norm=1.0,
-        scheduler=warm_up_and_decay(optimizer, steps),
+        scheduler=training.warm_up_and_decay(optimizer, steps),
         label=label,
     )
     net.eval()
@@ -369,16 +361,7 @@ def train(profile: str = "cpu", seed: int = 0, out: Path | None = None) -> Path:
     _, tokenizer = models.load_decoder("smollm2")
     whole = moods(tokenizer)
     task = Split(whole.train, some(whole.dev, budget.devs, 0), some(whole.test, budget.tests, 0))
-    facts = {
-        "profile": profile,
-        "seed": seed,
-        "rank": RANK,
-        "threads": threads(),
-        "device": str(device),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-        **vars(budget),
-    }
+    facts = stored.facts_now(profile, seed, device, rank=RANK, **vars(budget))
     rows = stored.rows_so_far(folder, Run, facts)
     sizes = dict(steps=budget.steps, batch=budget.batch, device=device)
     one = functools.partial(

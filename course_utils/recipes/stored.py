@@ -7,11 +7,15 @@ and the facts of how they were made.
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from course_utils.assets.catalogue import AssetError, data_folder
+from course_utils.profiles import threads
 
 RUNS = "runs.json"
 
@@ -25,6 +29,32 @@ def folder_of(name: str) -> Path:
             f"repository, or make them with `course train {name}`"
         )
     return folder
+
+
+def facts_now(
+    profile: str, seed: int, device: torch.device | str, **sizes: object
+) -> dict[str, Any]:
+    """How rows are made: the profile, the seed, this machine, and the sizes of the trainings.
+
+    A tuple becomes a text, as it is read from the file again.
+
+    >>> facts = facts_now("cpu", 0, "cpu", stops=(0, 15), batch=12)
+    >>> facts["profile"], facts["stops"], facts["batch"]
+    ('cpu', '0, 15', 12)
+    """
+    return {
+        "profile": profile,
+        "seed": seed,
+        "threads": threads(),
+        "device": str(device),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        **{name: _listed(value) for name, value in sizes.items()},
+    }
+
+
+def _listed(value: object) -> object:
+    return ", ".join(f"{x:g}" for x in value) if isinstance(value, tuple) else value
 
 
 def write_rows(folder: Path, rows: Sequence[Any], facts: dict) -> None:

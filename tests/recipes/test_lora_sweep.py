@@ -46,7 +46,7 @@ def small(base, monkeypatch):
     monkeypatch.setattr(
         lora_sweep, "budget_for", lambda profile: for_profile(profile, cpu=SIZES, gpu=SIZES)
     )
-    monkeypatch.setattr(lora_sweep, "load_base", lambda: (base, None))
+    monkeypatch.setattr(lora_sweep.sentence_vectors, "load", lambda: (base, None))
     monkeypatch.setattr(lora_sweep, "load_task", lambda tokenizer, **sizes: TASK)
 
 
@@ -141,17 +141,6 @@ def test_shuffled_labels_are_the_same_ones():
     assert sorted(t.target for t in known) == sorted(t.target for t in dealt)
     assert [t.target for t in known] != [t.target for t in dealt]
     assert lora_sweep.drawn(TASK, 0, 8, shuffled=False)[1] == known
-
-
-def test_warm_up_and_decay_by_hand():
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    scheduler, rates = lora_sweep.warm_up_and_decay(optimizer, 20), []
-    for _ in range(20):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        scheduler.step()
-    assert rates[:3] == [0.5, 1.0, 1.0]
-    assert rates[-1] == pytest.approx(1 / 18)
 
 
 def test_halves_found_by_hand():

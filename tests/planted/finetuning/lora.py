@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 from planting import Bug, originals
@@ -206,8 +207,9 @@ def remove_all(model, name):
         layer.active = []
 
 
-def linear_names_with_bases(model):
-    return [n for n, module in model.named_modules() if n and hasattr(module, "in_features")]
+def linear_names_with_bases(model, pattern=".*"):
+    names = [n for n, module in model.named_modules() if n and hasattr(module, "in_features")]
+    return [n for n in names if re.fullmatch(pattern, n)]
 
 
 def fold_without_merging(model):
