@@ -6,6 +6,7 @@ MODULES = {
     "03": "transformer_families",
     "04": "data_parallel",
     "05": "sharded_data_parallel",
+    "06": "fine_tuning",
     "07": "lora_and_qlora",
     "09": "decoding",
     "10": "prompting",

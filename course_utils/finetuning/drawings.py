@@ -1,8 +1,9 @@
-"""Figures of notebooks 06 to 08: a layer with an adapter, rates, spectra, rounding to levels."""
+"""Figures of notebooks 06 to 08: what learns, layers with adapters, rates, spectra, packed rows."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import mean
 
 from course_utils.plots import GREY, PALETTE, label, new_figure, show
 
@@ -130,4 +131,96 @@ def rounding(levels: Sequence[float], steps: Sequence[tuple[float, float]], *, t
     axes.set(ylim=(-0.5, len(steps) + 0.6), yticks=[])
     axes.grid(visible=False)
     label(axes, title, "a weight, over the largest of its group", "")
+    show(figure)
+
+
+def stacks(arms: Mapping[str, Sequence[bool]], parts: Sequence[str], *, title: str) -> None:
+    """Draw a network's parts above each other, once for each way: grey is frozen, blue learns.
+
+    `arms[name]` says of each part, from the lowest up, whether it learns.
+    """
+    figure, axes = new_figure(width=8, height=0.34 * len(parts) + 1.0)
+    for column, learns in enumerate(arms.values()):
+        for row, moves in enumerate(learns):
+            colour = PALETTE[0] if moves else GREY
+            axes.barh(row, 0.8, left=column - 0.4, height=0.8, color=colour, alpha=0.85)
+            word = "learns" if moves else "frozen"
+            axes.text(column, row, word, color="white", ha="center", va="center", fontsize=9)
+    axes.set_yticks(range(len(parts)), parts)
+    axes.set_xticks(range(len(arms)), list(arms))
+    axes.grid(visible=False)
+    label(axes, title, "", "")
+    show(figure)
+
+
+def curves_over_labels(
+    arms: Mapping[str, Mapping[int, Sequence[float]]],
+    *,
+    title: str,
+    y: str,
+    x: str = "ratings learned from",
+    grey: Sequence[str] = (),
+) -> None:
+    """Draw a line through the means of each arm over the number of labels, and a dot a training.
+
+    `arms[name][labels]` lists one value a seed. The arms named in `grey` are the baselines.
+    """
+    figure, axes = new_figure(width=8, height=4.0)
+    colours = iter(PALETTE)
+    styles = iter(("--", ":", "-."))
+    for i, (name, found) in enumerate(arms.items()):
+        colour = GREY if name in grey else next(colours)
+        style = next(styles) if name in grey else "-"
+        sizes = sorted(found)
+        axes.plot(sizes, [mean(found[n]) for n in sizes], style, color=colour, label=name)
+        for n in sizes:
+            at = n * 1.035 ** (i - len(arms) / 2)  # side by side, so that every dot is seen
+            axes.plot([at] * len(found[n]), found[n], ".", color=colour, alpha=0.6)
+    axes.set_xscale("log")
+    sizes = sorted({n for found in arms.values() for n in found})
+    axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
+    axes.minorticks_off()
+    axes.set_ylim(min(0, axes.get_ylim()[0]), 1)
+    figure.legend(fontsize=9, loc="outside right center")
+    label(axes, title, x, y)
+    show(figure)
+
+
+def against_people(
+    panels: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str
+) -> None:
+    """Draw what people said of each text, and what a model says: `panels[name]` = (people, model).
+
+    The grey line is where both agree; ratings run from −4 to 4.
+    """
+    figure, axes = new_figure(len(panels), width=3.2, height=3.2, sharey=True, squeeze=False)
+    for axis, (name, (people, model)) in zip(axes[0], panels.items(), strict=True):
+        axis.plot([-4, 4], [-4, 4], color=GREY, lw=1.5)
+        axis.plot(people, model, ".", color=PALETTE[0], alpha=0.35, ms=5)
+        axis.set(xlim=(-4.2, 4.2), ylim=(-4.2, 4.2), xlabel="people's rating")
+        axis.set_title(name, fontsize=11)
+    axes[0, 0].set_ylabel("told")
+    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    show(figure)
+
+
+def rows_of_tokens(panels: Mapping[str, Sequence[Sequence[int]]], *, title: str) -> None:
+    """Draw batches as rows of cells: each example in its colour, empty places white.
+
+    `panels[name]` has for each row the number of the example at every place, 0 for none.
+    """
+    height = 0.22 * max(len(rows) for rows in panels.values()) + 1.1
+    figure, axes = new_figure(len(panels), width=4.4, height=height, squeeze=False)
+    for axis, (name, rows) in zip(axes[0], panels.items(), strict=True):
+        for r, row in enumerate(rows):
+            for place, example in enumerate(row):
+                colour = PALETTE[(example - 1) % 6] if example else "white"
+                axis.barh(r, 1, left=place, height=0.8, color=colour, edgecolor="none", alpha=0.85)
+            axis.barh(r, len(row), height=0.8, color="none", edgecolor=GREY, lw=0.8)
+        axis.invert_yaxis()
+        axis.set_yticks([])
+        axis.grid(visible=False)
+        axis.set_xlabel("place in the row")
+        axis.set_title(f"{name}: {len(rows)} rows", fontsize=11)
+    figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
     show(figure)

@@ -50,3 +50,28 @@ def test_exchange_names_methods_and_the_start(words):
 def test_rounding_has_an_arrow_a_step(words):
     drawings.rounding([-1.0, 0.0, 1.0], [(0.0, 0.2), (0.0, 0.8)], title="Rounded")
     assert "Rounded" in words[0]
+
+
+def test_stacks_say_what_learns(words):
+    arms = {"a": [False, True], "b": [True, True]}
+    drawings.stacks(arms, ["embedding", "block 1"], title="T")
+    for word in ("T", "embedding", "learns", "frozen"):
+        assert word in words[0]
+
+
+def test_curves_over_labels_show_every_arm(words):
+    arms = {"words": {16: [0.1, 0.2], 64: [0.3, 0.3]}, "all": {16: [0.2], 64: [0.5]}}
+    drawings.curves_over_labels(arms, title="More", y="r", grey=["words"])
+    assert "Series: words; all." in words[0]
+    assert "ratings learned from" in words[0]
+
+
+def test_against_people_has_a_panel_each(words):
+    drawings.against_people({"before": ([1, 2], [0, 0]), "after": ([1, 2], [1, 2])}, title="T")
+    assert "before" in words[0]
+    assert "people's rating" in words[0]
+
+
+def test_rows_of_tokens_say_how_many_rows(words):
+    drawings.rows_of_tokens({"padded": [[1, 1, 0]], "packed": [[1, 1, 2]]}, title="T")
+    assert "padded: 1 rows" in words[0]

@@ -1,14 +1,19 @@
-"""Ridge regression against scikit-learn's, by hand, and what it refuses."""
+"""Counted words, ridge regression against scikit-learn's, and recall by hand."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import pearsonr
 from sklearn.linear_model import Ridge, RidgeCV
 
 from course_utils.finetuning import ratings
+
+TEXTS = [["a", "good", "film"], ["a", "bad", "film"], ["good", "good", "fun"], ["bad"]]
 
 
 @pytest.fixture
@@ -73,3 +78,46 @@ def test_ridge_does_not_mind_the_unit(factor):
 def test_ridge_refuses(x, y, said):
     with pytest.raises(ValueError, match=said):
         ratings.ridge(x, y)
+
+
+# ── counted words ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_common_words_by_hand():
+    assert ratings.common_words(TEXTS) == ["a", "bad", "film", "good"]
+    assert ratings.common_words(TEXTS, least=1) == ["a", "bad", "film", "fun", "good"]
+    with pytest.raises(ValueError, match="no word occurs in 3 of 1 texts"):
+        ratings.common_words([["a", "a", "a"]], least=3)  # three times, but in one text
+
+
+def test_count_words_by_hand():
+    counts = ratings.count_words(TEXTS, ["bad", "good"])
+    assert counts.tolist() == [[0, 1], [1, 0], [0, 2], [1, 0]]
+
+
+def test_balance_by_hand():
+    assert ratings.balance(TEXTS, {"good", "fun"}, {"bad"}).tolist() == [1, -1, 3, -1]
+
+
+# ── scores ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_correlation_is_scipys(problem):
+    x, y = problem
+    assert ratings.correlation(x[:, 0], y) == pytest.approx(pearsonr(x[:, 0], y).statistic)
+    assert ratings.correlation(torch.ones(3), torch.arange(3.0)) == 0
+    assert ratings.correlation(torch.ones(2), torch.arange(2.0)) == 0
+    for a, b in ((3, 2), (1, 1)):
+        with pytest.raises(ValueError, match=f"{a} and {b} numbers"):
+            ratings.correlation(torch.ones(a), torch.ones(b))
+
+
+def test_recall_nats_by_hand():
+    """Cosines 1 and 0 at scale 2: ln(1 + e⁻²); lengths do not count."""
+    questions = torch.tensor([[3.0, 0.0], [0.0, 0.5]])
+    nats = ratings.recall_nats(questions, torch.eye(2), scale=2.0)
+    assert nats.tolist() == pytest.approx([math.log(1 + math.exp(-2))] * 2)
+    turned = ratings.recall_nats(questions, torch.eye(2).flip(0), scale=2.0)
+    assert turned.tolist() == pytest.approx([math.log(1 + math.exp(2))] * 2)
+    with pytest.raises(ValueError, match="one answer each"):
+        ratings.recall_nats(questions, torch.eye(3))
