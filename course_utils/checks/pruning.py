@@ -373,14 +373,14 @@ EXERCISES = {
 STATEMENTS = {
     "verdicts": {
         "a": Statement(
-            "A fifth of the weights can go without retraining, and hardly a vector moves.",
+            "The smallest fifth of each row can go without retraining, and hardly a vector moves.",
             supported=True,
-            why="If they are the smallest ones. As many random ones turned the vectors far.",
+            why="As many random ones turned the vectors far.",
         ),
         "b": Statement(
             "Small weights are unimportant weights.",
             supported=False,
-            why="A small weight on a large input matters: counting inputs kept more at each share.",
+            why="A small weight on a large input matters: at half and above, inputs counted.",
         ),
         "c": Statement(
             "A model with 70 % zeros is a smaller file and a faster model.",
@@ -388,7 +388,7 @@ STATEMENTS = {
             why="Same bytes, same multiplications. Only what is cut out of the matrices saves.",
         ),
         "d": Statement(
-            "Retraining repairs much of what pruning broke, and the zeros stay.",
+            "Retraining brings back part of what pruning broke, and the zeros stay.",
             supported=True,
             why="The vectors came back towards those of the whole model; the share of zeros was "
             "the same before and after.",

@@ -279,7 +279,7 @@ STATEMENTS = {
         "b": Statement(
             "Of two roundings the one with less error in every layer gives the better model.",
             supported=False,
-            why="At 2 bits without a minimum it was the other way round, in all 36 layers.",
+            why="At 2 bits without a minimum it was the other way round (C5c).",
         ),
         "c": Statement(
             "Calibrated on the exam's own sentences, GPTQ looks better than it is.",
@@ -294,7 +294,7 @@ STATEMENTS = {
         "e": Statement(
             "A layer with fewer bits is faster.",
             supported=False,
-            why="Without a kernel for packed weights it was many times slower.",
+            why="Without a kernel for packed weights it has to unpack first: see your box C3b.",
         ),
         "f": Statement(
             "In 16 bits MiniLM's vectors hardly changed.",
