@@ -1,4 +1,4 @@
-"""Short texts with human ratings (Hutto and Gilbert 2014), as a task. Notebooks 07 and 10."""
+"""Short texts with human ratings (Hutto and Gilbert 2014), as a task. Notebooks 06, 07 and 10."""
 
 from __future__ import annotations
 

@@ -226,6 +226,11 @@ def draw(sentences, **options):
     drawn = _right(sentences, **options)
     return drawn._replace(exam=drawn.exam[::-1])
 """
+BLOCKS_ONE_MORE_THAWED = """
+_right = train_last
+def train_last(model, blocks, k):
+    return _right(model, blocks, k + 1)
+"""
 ADAPTERS_ONE_RANK_UP = """
 _right = inject_lora
 def inject_lora(model, pattern, rank, alpha, **options):
@@ -328,6 +333,7 @@ BREAKS = {
         OPTIMIZER_NEVER_SHARDED,
         "D6",
     ),
+    "06_fine_tuning": ("course_utils.finetuning.transfer", BLOCKS_ONE_MORE_THAWED, "T2c"),
     "07_lora_and_qlora": ("course_utils.finetuning.lora", ADAPTERS_ONE_RANK_UP, "T3c"),
     "09_decoding": ("course_utils.inference.processors", TOP_P_ONE_TOO_FEW, "top_p"),
     "10_prompting": ("course_utils.prompting.prompts", PROMPT_WITH_SHOTS_REVERSED, "lovely day"),
