@@ -1,4 +1,4 @@
-"""The question sets that the course authored, each with a card in data/. Notebooks 06, 11 and 12."""
+"""The question sets that the course authored, with cards in data/. Notebooks 06, 11 and 12."""
 
 from __future__ import annotations
 
