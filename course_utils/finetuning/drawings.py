@@ -224,3 +224,40 @@ def rows_of_tokens(panels: Mapping[str, Sequence[Sequence[int]]], *, title: str)
         axis.set_title(f"{name}: {len(rows)} rows", fontsize=11)
     figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
     show(figure)
+
+
+def two_parts(
+    costs: Mapping[str, tuple[float, float]], *, title: str, parts: Sequence[str], x: str
+) -> None:
+    """Draw one horizontal bar a name, made of two parts: `costs[name]` = (first, second)."""
+    figure, axes = new_figure(width=8, height=0.42 * len(costs) + 1.4)
+    first, second = ([pair[i] for pair in costs.values()] for i in (0, 1))
+    axes.barh(list(costs), first, color=PALETTE[0], label=parts[0])
+    axes.barh(list(costs), second, left=first, color=PALETTE[1], label=parts[1])
+    for row, (a, b) in enumerate(costs.values()):
+        axes.text(a + b, row, f" {a + b:.2f}", va="center", fontsize=10)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.margins(x=0.12)
+    axes.legend(fontsize=9, loc="lower right")
+    label(axes, title, x, "")
+    show(figure)
+
+
+def prompt_before_text(words: Sequence[str], n_prompt: int, *, title: str) -> None:
+    """Draw a row of vectors: `n_prompt` learned ones, then those of words, below a frozen model."""
+    figure, axes = new_figure(width=8, height=2.2)
+    total = n_prompt + len(words)
+    axes.barh(1, total, left=-0.5, height=0.5, color=GREY)
+    axes.text((total - 1) / 2, 1, "the model, frozen", ha="center", va="center", fontsize=11)
+    for i in range(total):
+        learned = i < n_prompt
+        axes.bar(i, 0.5, 0.8, color=PALETTE[0] if learned else PALETTE[5], alpha=0.85)
+        text = f"v{i + 1}" if learned else words[i - n_prompt]
+        axes.text(i, 0.25, text, ha="center", va="center", fontsize=8)
+        axes.annotate("", (i, 0.74), (i, 0.52), arrowprops=dict(arrowstyle="->", color="#606060"))
+    axes.set(xlim=(-0.7, total - 0.3), ylim=(-0.05, 1.4), xticks=[], yticks=[])
+    axes.grid(visible=False)
+    axes.axis("off")
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
+    show(figure)

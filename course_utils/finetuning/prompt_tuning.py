@@ -226,6 +226,21 @@ def _first_row(cache: KVCache) -> FreePrefix:
     return FreePrefix(keys, values)
 
 
+def side_by_side(prefixes: Sequence[FreePrefix]) -> KVCache:
+    """A cache with a row for each prefix: texts of one batch, each behind a prompt of its own.
+
+    ValueError for prefixes of different lengths.
+    """
+    if not prefixes or len({prefix.keys.shape for prefix in prefixes}) > 1:
+        shapes = [tuple(prefix.keys.shape) for prefix in prefixes]
+        raise ValueError(f"the keys are {shapes}; give one or more prefixes of the same shape")
+    cache = KVCache(len(prefixes[0].keys))
+    for i, layer in enumerate(cache.layers):
+        keys, values = ([getattr(p, part)[i] for p in prefixes] for part in ("keys", "values"))
+        layer.extend(torch.stack(keys).detach(), torch.stack(values).detach())  # (B, G, P, H)
+    return cache
+
+
 class _Front:
     """Stands for a layer's cache in training: what is learned, before what is read."""
 
@@ -265,12 +280,14 @@ class PrefixTuned(nn.Module):
             )
         self.model, self.prefix = decoder.requires_grad_(False), prefix
 
-    def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """ids (B, T) -> logits of the next token (B, T, V)."""
+    def forward(
+        self, ids: Tensor, mask: Tensor | None = None, *, last_only: bool = False
+    ) -> Tensor:
+        """ids (B, T) -> logits of the next token (B, T, V), or (B, 1, V) with `last_only`."""
         keys, values = self.prefix()
         if mask is not None:
             mask = F.pad(mask, (keys.shape[2], 0), value=1)
-        return self.model(ids, mask, _Fronts(keys, values))
+        return self.model(ids, mask, _Fronts(keys, values), last_only=last_only)
 
     @torch.no_grad()
     def cache(self, n_rows: int) -> KVCache:

@@ -75,3 +75,16 @@ def test_against_people_has_a_panel_each(words):
 def test_rows_of_tokens_say_how_many_rows(words):
     drawings.rows_of_tokens({"padded": [[1, 1, 0]], "packed": [[1, 1, 2]]}, title="T")
     assert "padded: 1 rows" in words[0]
+
+
+def test_two_parts_name_both(words):
+    costs = {"bare": (2.0, 0.5), "soft": (0.1, 0.4)}
+    drawings.two_parts(costs, title="Form goes first", parts=("format", "choice"), x="nats")
+    assert "Series: format; choice." in words[0]
+    assert "bare" in words[0]
+
+
+def test_prompt_before_text_shows_vectors_and_words(words):
+    drawings.prompt_before_text(["so", "good"], 2, title="Two vectors before two words")
+    assert "Two vectors" in words[0]
+    assert "so" in words[0]

@@ -188,6 +188,25 @@ def test_a_soft_prompt_as_prefix_says_the_same(ours):
     torch.testing.assert_close(tuned(IDS), soft(IDS)[:, N:], **TOLERANCE)
 
 
+def test_prefix_tuned_gives_the_last_logits_alone(ours):
+    tuned = PrefixTuned(ours, FreePrefix(*torch.randn(2, LAYERS, HEADS, N, SIZE)))
+    last = tuned(IDS, last_only=True)
+    torch.testing.assert_close(last, tuned(IDS)[:, -1:], **TOLERANCE)
+
+
+def test_side_by_side_each_row_has_its_own_prompt(ours):
+    prefixes = [FreePrefix(*torch.randn(2, LAYERS, HEADS, N, SIZE)) for _ in IDS]
+    with torch.no_grad():
+        together = ours(IDS, cache=prompt_tuning.side_by_side(prefixes))
+        pairs = zip(prefixes, IDS, strict=True)
+        apart = torch.cat([PrefixTuned(ours, prefix)(row[None]) for prefix, row in pairs])
+    torch.testing.assert_close(together, apart, **TOLERANCE)
+    longer = FreePrefix(*torch.randn(2, LAYERS, HEADS, N + 1, SIZE))
+    for odd in ([], [prefixes[0], longer]):
+        with pytest.raises(ValueError, match="prefixes of the same shape"):
+            prompt_tuning.side_by_side(odd)
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_prefix_tuned_writes_with_a_cache_what_it_reads_without(ours, padded):
     """cache, read_and_reorder: each greedy token is the likeliest after the whole text."""
