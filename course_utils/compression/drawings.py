@@ -1,6 +1,6 @@
-"""Figures of compression: the bits of a number, columns that stand out, levels, masks.
+"""Figures of compression: the bits of a number, columns that stand out, levels, grids, masks.
 
-Notebooks 13 and 16.
+Notebooks 13, 14 and 16.
 """
 
 from __future__ import annotations
@@ -129,4 +129,25 @@ def masks(panels: Mapping[str, Tensor], *, title: str, group: int = 0) -> None:
         axis.set_xlabel("inputs")
     axes[0, 0].set_ylabel("outputs")
     figure.suptitle(title, fontweight="bold", x=0.01, ha="left")
+    show(figure)
+
+
+def grids(
+    weights: Sequence[float], levels: Mapping[str, Sequence[float]], *, title: str, x: str
+) -> None:
+    """Draw where weights lie, in grey, and below them the levels of each grid as strokes."""
+    figure, (above, below) = new_figure(
+        1, 2, width=7.5, height=1.6, sharex=True, gridspec_kw={"height_ratios": (2, 1)}
+    )
+    above.hist(list(weights), bins=80, color=GREY)
+    above.set_yticks([])
+    for row, (name, values) in enumerate(levels.items()):
+        below.vlines(list(values), row - 0.35, row + 0.35, color=PALETTE[row % len(PALETTE)], lw=2)
+        below.plot([], [], label=name)
+    below.set_yticks(range(len(levels)), list(levels))
+    below.set_ylim(len(levels) - 0.4, -0.6)
+    below.grid(visible=False)
+    above.grid(visible=False)
+    label(above, title, "", "how many weights")
+    below.set_xlabel(x)
     show(figure)

@@ -40,3 +40,10 @@ def test_masks_are_one_picture(shown):
     assert len(shown) == 1
     assert is_picture(shown[0])
     assert "Half of them go" in alt_text_of(shown[0])
+
+
+def test_grids_are_one_picture(shown):
+    drawings.grids([0.1, -0.2, 0.3], {"3 bits": [-0.3, 0.0, 0.3]}, title="Few levels", x="weight")
+    assert len(shown) == 1
+    assert is_picture(shown[0])
+    assert "Few levels" in alt_text_of(shown[0])

@@ -30,6 +30,7 @@ from course_utils.compression import (
     qat,
     rtn,
     sparsegpt,
+    step_size,
     structured_pruning,
 )
 from course_utils.finetuning import changes, lora, packing, prompt_tuning, ratings, transfer
@@ -232,6 +233,14 @@ EDGES = {
         (1, 9),
         (0,),
     ),
+    "step_size.best_step candidates": Edge(
+        lambda n: step_size.best_step(LOGITS, 2, candidates=n), (1, 9), (0,)
+    ),
+    "step_size.best_step bits": Edge(lambda n: step_size.best_step(LOGITS, n), (2, 8), (1, 9)),
+    "step_size.best_range candidates": Edge(
+        lambda n: step_size.best_range(LOGITS, 2, candidates=n), (1, 9), (0,)
+    ),
+    "step_size.best_range bits": Edge(lambda n: step_size.best_range(LOGITS, n), (1, 8), (0, 9)),
     "sparsegpt.sparsegpt block_size": Edge(
         lambda n: sparsegpt.sparsegpt(LOGITS, torch.eye(3), 0.5, block_size=n), (1, 9), (0,)
     ),
