@@ -330,7 +330,7 @@ STATEMENTS = {
         "c": Statement(
             "The more layers learn, the better, whatever the number of ratings.",
             supported=False,
-            why="With 16 ratings neither the last two blocks nor a frozen body were worse on average.",
+            why="With 16 ratings neither the last two blocks nor a frozen body was worse.",
         ),
         "d": Statement(
             "Training on films leaves the rest of what the model could do as it was.",
