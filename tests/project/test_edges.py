@@ -333,6 +333,12 @@ EDGES = {
     "changes.cut_to_rank k": Edge(
         lambda k: changes.cut_to_rank(torch.ones(2, 3), k), (1, 2), (0, 3)
     ),
+    "ratings.common_words least": Edge(
+        lambda n: ratings.common_words([["a"], ["a"]], n), (1, 2), (3,)
+    ),
+    "ratings.correlation texts": Edge(
+        lambda n: ratings.correlation(torch.arange(float(n)), torch.arange(float(n))), (2,), (1,)
+    ),
     "ratings.ridge texts": Edge(
         lambda n: ratings.ridge(torch.arange(float(n)).unsqueeze(1), torch.arange(float(n))),
         (3,),
