@@ -4,6 +4,7 @@ RECIPES = {
     "g2p-transformer": "course_utils.recipes.g2p_transformer",
     "gru-or-lstm": "course_utils.recipes.gru_or_lstm",
     "pruned-minilm": "course_utils.recipes.pruned_minilm",
+    "qat-minilm": "course_utils.recipes.qat_minilm",
     "lora-sweep": "course_utils.recipes.lora_sweep",
     "smollm2-adapters": "course_utils.recipes.smollm2_adapters",
 }
