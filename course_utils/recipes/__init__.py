@@ -6,5 +6,6 @@ RECIPES = {
     "pruned-minilm": "course_utils.recipes.pruned_minilm",
     "qat-minilm": "course_utils.recipes.qat_minilm",
     "lora-sweep": "course_utils.recipes.lora_sweep",
+    "prompt-grid": "course_utils.recipes.prompt_grid",
     "smollm2-adapters": "course_utils.recipes.smollm2_adapters",
 }

@@ -152,7 +152,13 @@ def random_by_uniform(n, d_model, std=1.0, generator=None):
     return std * (torch.rand(n, d_model, generator=generator) - 0.5)
 
 
+def all_behind_the_first(prefixes):
+    cache = right["side_by_side"](prefixes)
+    return right["side_by_side"]([prefixes[0]] * len(prefixes)) if len(prefixes) > 1 else cache
+
+
 BUGS = [
+    Bug("side_by_side", "gives all the first prompt", all_behind_the_first, "side_by_side"),
     Bug("PromptTuned", "stands behind the text", PromptBehindTheText, "prompt_tuned"),
     Bug("PromptTuned", "is masked out", PromptWithoutItsMask, "prompt_tuned"),
     Bug("PromptTuned", "lets the model learn", PromptInAThawedModel, "prompt_tuned_is_pefts"),
