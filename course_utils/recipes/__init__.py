@@ -7,5 +7,6 @@ RECIPES = {
     "qat-minilm": "course_utils.recipes.qat_minilm",
     "lora-sweep": "course_utils.recipes.lora_sweep",
     "prompt-grid": "course_utils.recipes.prompt_grid",
+    "transfer-grid": "course_utils.recipes.transfer_grid",
     "smollm2-adapters": "course_utils.recipes.smollm2_adapters",
 }
