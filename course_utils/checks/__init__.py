@@ -13,5 +13,6 @@ MODULES = {
     "11": "reasoning_and_acting",
     "12": "retrieval_augmented_generation",
     "13": "quantization",
+    "14": "quantization_aware_training",
     "16": "pruning",
 }

@@ -220,6 +220,11 @@ CODES_A_BYTE_EACH = """
 def pack_bits(codes, bits):
     return codes.flatten().to(torch.uint8)
 """
+ROUNDING_THAT_STOPS_GRADIENTS = """
+_right = fake_quantize
+def fake_quantize(x, scale, bits):
+    return _right(x, scale, bits).detach() + 0 * x
+"""
 EXAM_FROM_LONG_TO_SHORT = """
 _right = draw
 def draw(sentences, **options):
@@ -348,6 +353,11 @@ BREAKS = {
         "by hand",
     ),
     "13_quantization": ("course_utils.compression.rtn", CODES_A_BYTE_EACH, "C2"),
+    "14_quantization_aware_training": (
+        "course_utils.compression.qat",
+        ROUNDING_THAT_STOPS_GRADIENTS,
+        "C6a",
+    ),
     "16_pruning": (
         "course_utils.tasks.editorials",
         EXAM_FROM_LONG_TO_SHORT,
