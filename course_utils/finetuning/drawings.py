@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
@@ -213,9 +214,13 @@ def rows_of_tokens(panels: Mapping[str, Sequence[Sequence[int]]], *, title: str)
     figure, axes = new_figure(len(panels), width=4.4, height=height, squeeze=False)
     for axis, (name, rows) in zip(axes[0], panels.items(), strict=True):
         for r, row in enumerate(rows):
-            for place, example in enumerate(row):
-                colour = PALETTE[(example - 1) % 6] if example else "white"
-                axis.barh(r, 1, left=place, height=0.8, color=colour, edgecolor="none", alpha=0.85)
+            start = 0
+            for example, run in itertools.groupby(row):
+                length = len(list(run))
+                if example:
+                    style = {"color": PALETTE[(example - 1) % 6], "edgecolor": "white", "lw": 1.5}
+                    axis.barh(r, length, left=start, height=0.8, alpha=0.85, **style)
+                start += length
             axis.barh(r, len(row), height=0.8, color="none", edgecolor=GREY, lw=0.8)
         axis.invert_yaxis()
         axis.set_yticks([])
