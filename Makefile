@@ -70,7 +70,7 @@ notebooks: $(INSTALLED)
 
 lab: $(INSTALLED)
 	@$(BIN)/course fetch
-	@$(BIN)/jupyter lab --notebook-dir notebooks
+	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} $(BIN)/jupyter lab --notebook-dir notebooks
 
 bench: $(INSTALLED)
 	@$(BIN)/course fetch </dev/null

@@ -292,6 +292,13 @@ def test_kernels_at_once_share_the_cores(monkeypatch) -> None:
     assert "MPLBACKEND" not in execution.kernel_environment(1)
 
 
+def test_threads_that_wait_sleep_unless_told_otherwise(monkeypatch) -> None:
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert execution.kernel_environment(1)["OMP_WAIT_POLICY"] == "passive"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert execution.kernel_environment(1)["OMP_WAIT_POLICY"] == "active"
+
+
 # ── recording ───────────────────────────────────────────────────────────────────────────────────
 
 
