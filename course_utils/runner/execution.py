@@ -114,8 +114,8 @@ def kernel_environment(jobs: int) -> dict[str, str]:
     """The environment for kernels when `jobs` of them run at once: they share the cores.
 
     One kernel keeps the libraries' own number of threads. A thread that waits for the others sleeps
-    (OMP_WAIT_POLICY, unless it is set): spinning, as is the default, gains nothing on free cores and
-    costs several times the run's own time on busy ones. MPLBACKEND is dropped: kernels draw inline.
+    (OMP_WAIT_POLICY, unless it is set): spinning, the default, gains nothing on free cores, and on
+    busy ones costs several times the run's own time. MPLBACKEND is dropped: kernels draw inline.
     Raises UsageError when there is no home folder: no kernel starts without.
     """
     home.require()
