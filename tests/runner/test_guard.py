@@ -338,7 +338,7 @@ BREAKS = {
         OPTIMIZER_NEVER_SHARDED,
         "D6",
     ),
-    "06_fine_tuning": ("course_utils.finetuning.transfer", BLOCKS_ONE_MORE_THAWED, "T2c"),
+    "06_fine_tuning": ("course_utils.finetuning.transfer", BLOCKS_ONE_MORE_THAWED, "of all"),
     "07_lora_and_qlora": ("course_utils.finetuning.lora", ADAPTERS_ONE_RANK_UP, "T3c"),
     "09_decoding": ("course_utils.inference.processors", TOP_P_ONE_TOO_FEW, "top_p"),
     "10_prompting": ("course_utils.prompting.prompts", PROMPT_WITH_SHOTS_REVERSED, "lovely day"),
