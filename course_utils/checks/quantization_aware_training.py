@@ -295,6 +295,12 @@ STATEMENTS = {
             why="Packed integers and their steps gave the same answers, bit by bit.",
         ),
         "f": Statement(
+            "What a few steps of training while rounded gain shows what moving rounded weights is "
+            "worth.",
+            supported=False,
+            why="Norms and biases alone, over weights that stayed, gained as much as quickly.",
+        ),
+        "g": Statement(
             "Training while rounded costs about as much as rounding.",
             supported=False,
             why="It computed gradients over many batches; rounding to nearest reads no text.",

@@ -2,7 +2,8 @@
 
 `course train qat-minilm` takes the packaged encoder's linear layers to 8, 4, 3 and 2 bits, with
 several seeds: rounded to nearest, rounded with the best steps, by GPTQ with those steps, and
-trained with rounding in the forward pass, from the encoder's own weights or from where GPTQ ended.
+trained with rounding in the forward pass, from the encoder's own weights or from where GPTQ ended;
+or GPTQ's weights stay, and norms and biases learn.
 It writes data/checkpoints/qat-minilm: `runs.json`, a row for each model, and a card. A run that was
 stopped goes on where it was. The notebook repeats four trainings of the shortest length.
 """
@@ -40,20 +41,22 @@ ANOTHER_GRID = "GPTQ, a level more"  # a minimum for each group: 2^bits levels, 
 LEARNED, KEPT, LARGEST = (f"trained, {how}" for how in ("steps learned", "first steps kept",
                                                          "steps of the largest"))  # fmt: skip
 GPTQ_ON = "trained from GPTQ on"
-TRAINED = (LEARNED, KEPT, LARGEST, GPTQ_ON)
+NORMS = "GPTQ, then norms and biases"  # its weights stay; only what was never rounded learns
+TRAINED = (LEARNED, KEPT, LARGEST, GPTQ_ON, NORMS)
 # Method → bits → how many of the lengths are trained, the shortest first.
 PLAN = {
     LEARNED: {3: 2, 2: 3},
     KEPT: {2: 2},
     LARGEST: {2: 1},
     GPTQ_ON: {4: 1, 3: 2, 2: 3},
+    NORMS: {2: 3},
 }
 
 CARD = """\
 # qat-minilm
 
 {n} rows: the linear layers of all-MiniLM-L6-v2 (Apache-2.0) on symmetric grids of few bits, a step
-for each group of {group_size} weights, by seven methods, and one on a grid with a level more. GPTQ
+for each group of {group_size} weights, by eight methods, and one on a grid with a level more. GPTQ
 and training look at the same sentences of editorials (Hutto & Gilbert 2014, MIT), GPTQ at the
 first {read}; the score is the mean cosine to the whole encoder's vectors on sentences of other
 editorials. A row's seconds are what its model took from the start, GPTQ's reading included.
@@ -88,6 +91,7 @@ RATES = {
     ("own weights", "more"): (1e-4, 3e-4),
     ("from GPTQ", "2 bits"): (3e-4, 3e-4),
     ("from GPTQ", "more"): (3e-5, 1e-4),
+    ("norms and biases", "2 bits"): (3e-3, 0.0),
 }
 
 
@@ -97,7 +101,7 @@ def rates_of(method: str, bits: int) -> tuple[float, float]:
     >>> rates_of(LEARNED, 2), rates_of(GPTQ_ON, 3)
     ((0.0005, 0.001), (3e-05, 0.0001))
     """
-    start = "from GPTQ" if method == GPTQ_ON else "own weights"
+    start = {GPTQ_ON: "from GPTQ", NORMS: "norms and biases"}.get(method, "own weights")
     weights, steps = RATES[start, "2 bits" if bits == 2 else "more"]
     return weights, 0.0 if method in (KEPT, LARGEST) else steps
 
@@ -182,6 +186,15 @@ def prepared(
     return model
 
 
+def keep_weights(model: Encoder) -> Encoder:
+    """Let weights and steps of the rounded layers stay: only norms and biases learn. The model."""
+    for layer in model.modules():
+        if isinstance(layer, qat.QATLinear):
+            layer.weight.requires_grad_(False)
+            layer.scale.requires_grad_(False)
+    return model
+
+
 def train_rounded(
     model: Encoder,
     lessons: Sequence[Lesson],
@@ -263,8 +276,10 @@ def at_one_width(
         for length in (0, *budget.lengths[: plan.get(bits, 0)]) if bits in plan else ():
             if (method, bits, length, seed) in known:
                 continue
-            begin = swept if method == GPTQ_ON else None
+            begin = swept if method in (GPTQ_ON, NORMS) else None
             model = prepared(dense, bits, method != LARGEST, begin, size)
+            if method == NORMS:
+                keep_weights(model)
             seconds = spent["GPTQ"] if begin else 0.0
             if length:
                 label = f"{bits} bits, {method}, {length} steps, seed {seed}"
@@ -296,9 +311,10 @@ def train(profile: str = "cpu", seed: int = 0, out: Path | None = None) -> Path:
 
 
 def _seconds(rows: Sequence[Run]) -> float:
-    """In all; what training from GPTQ on had from GPTQ is counted there."""
+    """In all; what others had from GPTQ is counted there."""
     known = {(row.bits, row.seed): row.seconds for row in rows if row.method == "GPTQ"}
-    shared = sum(known[row.bits, row.seed] for row in rows if row.method == GPTQ_ON)
+    later = (row for row in rows if row.method in (GPTQ_ON, NORMS))
+    shared = sum(known[row.bits, row.seed] for row in later)
     return sum(row.seconds for row in rows) - shared
 
 

@@ -21,6 +21,7 @@ PLAN = {
     qat_minilm.KEPT: {2: 1},
     qat_minilm.LARGEST: {2: 1},
     qat_minilm.GPTQ_ON: {2: 2},
+    qat_minilm.NORMS: {2: 1},
 }
 RATES = (1e-3, 1e-3)
 TEXTS = [f"{'abc' * (i % 3 + 1)}{i}" for i in range(40)]
@@ -48,7 +49,8 @@ def test_the_recipe_writes_a_row_a_model(tmp_path: Path):
     wanted = {(method, bits, 0, 3) for method in afterwards for bits in (3, 2)}
     wanted |= {(qat_minilm.LEARNED, 3, n, 3) for n in (0, 2)}
     wanted |= {(m, 2, n, 3) for m in (qat_minilm.LEARNED, qat_minilm.GPTQ_ON) for n in (0, 2, 3)}
-    wanted |= {(m, 2, n, 3) for m in (qat_minilm.KEPT, qat_minilm.LARGEST) for n in (0, 2)}
+    shorter = (qat_minilm.KEPT, qat_minilm.LARGEST, qat_minilm.NORMS)
+    wanted |= {(m, 2, n, 3) for m in shorter for n in (0, 2)}
     assert cells == wanted
     assert len(rows) == len(cells)
     assert f"{len(rows)} rows" in (folder / "README.md").read_text(encoding="utf-8")
@@ -70,7 +72,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         qat_minilm.train("cpu", 3, tmp_path / "stopped")
     folders = [qat_minilm.train("cpu", 3, tmp_path / name) for name in ("stopped", "at once")]
-    assert len(calls) == 3 + 5 + 7  # two were stored
+    assert len(calls) == 3 + 6 + 8  # two were stored
     some, all_ = (sorted(row[:5] for row in qat_minilm.runs(folder)) for folder in folders)
     assert some == all_
 
@@ -112,6 +114,17 @@ def test_another_method_is_refused(encoder):
         qat_minilm.rounded(encoder, "AWQ", 2)
     with pytest.raises(ValueError, match="GPTQ rounds by what it has read"):
         qat_minilm.rounded(encoder, "GPTQ", 2)
+
+
+def test_norms_and_biases_learn_alone(encoder):
+    lessons = sentence_vectors.lessons(encoder, tokenizer, TEXTS, 4, seed=1)
+    model = qat_minilm.keep_weights(qat_minilm.prepared(encoder, 2, group_size=8))
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    qat_minilm.train_rounded(model, lessons, (1e-3, 0.0))
+    after = model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert all(name.endswith(".bias") or "norm" in name for name in changed)
+    assert {name.split(".")[-1] for name in changed} == {"bias", "weight"}
 
 
 def test_training_from_gptq_begins_with_its_vectors(encoder):
