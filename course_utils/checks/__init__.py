@@ -8,6 +8,7 @@ MODULES = {
     "05": "sharded_data_parallel",
     "06": "fine_tuning",
     "07": "lora_and_qlora",
+    "08": "prompt_tuning",
     "09": "decoding",
     "10": "prompting",
     "11": "reasoning_and_acting",

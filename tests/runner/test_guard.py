@@ -241,6 +241,12 @@ _right = inject_lora
 def inject_lora(model, pattern, rank, alpha, **options):
     return _right(model, pattern, rank + 1, alpha, **options)
 """
+PREFIX_WITHOUT_ITS_FIRST_STEP = """
+_right = prompt_as_prefix
+def prompt_as_prefix(tuned):
+    prefix = _right(tuned)
+    return FreePrefix(prefix.keys[:, :, 1:], prefix.values[:, :, 1:])
+"""
 FURTHER_EXAMPLES_KEPT = """
 own_part = str.strip
 """
@@ -340,6 +346,11 @@ BREAKS = {
     ),
     "06_fine_tuning": ("course_utils.finetuning.transfer", BLOCKS_ONE_MORE_THAWED, "of all"),
     "07_lora_and_qlora": ("course_utils.finetuning.lora", ADAPTERS_ONE_RANK_UP, "T3c"),
+    "08_prompt_tuning": (
+        "course_utils.finetuning.prompt_tuning",
+        PREFIX_WITHOUT_ITS_FIRST_STEP,
+        "T5f",
+    ),
     "09_decoding": ("course_utils.inference.processors", TOP_P_ONE_TOO_FEW, "top_p"),
     "10_prompting": ("course_utils.prompting.prompts", PROMPT_WITH_SHOTS_REVERSED, "lovely day"),
     "11_reasoning_and_acting": (
