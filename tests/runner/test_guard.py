@@ -344,7 +344,7 @@ BREAKS = {
         OPTIMIZER_NEVER_SHARDED,
         "D6",
     ),
-    "06_fine_tuning": ("course_utils.finetuning.transfer", BLOCKS_ONE_MORE_THAWED, "of all"),
+    "06_fine_tuning": ("course_utils.finetuning.transfer", BLOCKS_ONE_MORE_THAWED, "06.train_last"),
     "07_lora_and_qlora": ("course_utils.finetuning.lora", ADAPTERS_ONE_RANK_UP, "T3c"),
     "08_prompt_tuning": (
         "course_utils.finetuning.prompt_tuning",
