@@ -221,7 +221,7 @@ EXERCISES = {
             "the mask has kept its length": _old_mask,
             "the vectors take the place of the text's first words": _instead,
         },
-        solution=(put_before, PromptTuned),
+        solution=(put_before,),
     ),
     "split_cost": Exercise(
         reference=split_cost,
@@ -286,7 +286,7 @@ STATEMENTS = {
         "b": Statement(
             "A soft prompt can be read: look up the word nearest to each vector.",
             supported=False,
-            why="The nearest words brought less than the vectors: what was learned is in between.",
+            why="The nearest words brought less than the vectors: their names do not show it.",
         ),
         "c": Statement(
             "What the prompt learned here was mostly to answer in the wanted form.",
