@@ -309,9 +309,10 @@ STATEMENTS = {
             why="Those as long as words did better at the lower rates, and words better still.",
         ),
         "f": Statement(
-            "On as many steps and tweets, LoRA made the label cheaper than a soft prompt.",
+            "Asked for the opposite of the mood, LoRA learned the choice and a soft prompt did "
+            "not.",
             supported=True,
-            why="With many more numbers that learn, and inside of every block.",
+            why="In both recorded seeds LoRA paid less for it than the shares do, the prompt more.",
         ),
     },
 }
