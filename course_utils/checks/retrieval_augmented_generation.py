@@ -323,8 +323,8 @@ STATEMENTS = {
         "c": Statement(
             "The more passages a prompt holds, the better the answers.",
             False,
-            "Section 12: the gold passage was there at least as often, and the answers were no "
-            "better.",
+            "Section 12: the gold passage was there at least as often, and R2k left open whether "
+            "the answers got better.",
         ),
         "d": Statement(
             "An answer that its citation supports can be trusted.",
