@@ -249,16 +249,20 @@ def claims(folder: str | None) -> None:
 @main.command()
 @click.option("--check", is_flag=True, help="Only say what is stale; exit status 1 if anything is.")
 def badges(check: bool) -> None:
-    """Refresh badges, Colab cells and README table.
+    """Refresh badges, Colab cells, records and README table.
 
     The Colab badge and set-up cell of each notebook are made from [tool.course] repository in
-    pyproject.toml; the README's table from the notebooks.
+    pyproject.toml; what a box says of recorded runs from data/replications; the README's table from
+    the notebooks.
     """
-    from course_utils.runner import opening, readme
+    from course_utils.runner import boxes, opening, readme
     from course_utils.runner.notebooks import find_root
 
     root = find_root()
-    stale = [path.name for path in (opening.stale(root) if check else opening.refresh(root))]
+    paths = [
+        path for part in (opening, boxes) for path in (part.stale if check else part.refresh)(root)
+    ]
+    stale = list(dict.fromkeys(path.name for path in paths))
     if readme.is_stale(root) if check else readme.refresh(root):
         stale.append("README.md")
     for name in stale:

@@ -171,6 +171,37 @@ def test_a_stale_opening_is_found_and_refreshed_in_place(fresh: Path, damage: st
     assert ids == ["badge", "cell-0", "cell-1", "bootstrap", "cell-2", "cell-3"]
 
 
+def test_boxes_say_what_the_records_say(fresh: Path, monkeypatch) -> None:
+    box = {
+        "output_type": "display_data",
+        "metadata": {"claim": {"id": "Z1", "kind": "measured"}},
+        "data": {
+            "text/html": "<b>⟨no recorded runs yet⟩</b>",
+            "text/plain": "⟨0.5⟩ ⟨no recorded runs yet⟩",
+        },
+    }
+    printed = {"output_type": "stream", "name": "stdout", "text": "⟨no recorded runs yet⟩"}
+    first, second = notebooks.all_notebooks(fresh)
+    notebook, untouched = json.loads(first.read_text()), second.read_bytes()
+    notebook["cells"][-1]["outputs"] = [box, printed]
+    first.write_text(json.dumps(notebook))
+    assert run("badges", "--check").exit_code == 0  # there is no record of Z1
+    found = {"Z1": {"held": 19, "runs": 20, "values": {"a": [1, 2, 3]}}}
+    monkeypatch.setattr("course_utils.evidence.records.records", lambda: found)
+    assert "00_a.ipynb: stale" in run("badges", "--check").output
+    assert run("badges").exit_code == 0
+    shown, other = json.loads(first.read_text())["cells"][-1]["outputs"]
+    texts = ["".join(text) for text in shown["data"].values()]
+    says = "⟨it held in 19 of 20 recorded runs⟩"
+    assert texts == [f"<b>{says}</b>", f"⟨0.5⟩ {says}"]
+    assert "".join(other["text"]) == printed["text"]  # only boxes are written
+    found["Z1"] |= {"held": 10, "runs": 10, "values": {"a": [1, 1, 1]}}
+    assert run("badges").exit_code == 0
+    assert "⟨it held in 10 of 10 recorded runs, the same in all runs⟩" in first.read_text()
+    assert run("badges", "--check").output == ""
+    assert second.read_bytes() == untouched
+
+
 def test_the_readme_table_is_made_from_the_notebooks(fresh: Path) -> None:
     readme_file = fresh / "README.md"
     assert readme.refreshed(fresh) is None

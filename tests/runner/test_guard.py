@@ -18,7 +18,7 @@ import pytest
 import toy_course
 from toy_course import COST, PARAMETERS, ROOT
 
-from course_utils.runner import canonical, comparison, notebooks, opening, readme, record
+from course_utils.runner import boxes, canonical, comparison, notebooks, opening, readme, record
 
 PATHS = notebooks.all_notebooks(ROOT)
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -40,6 +40,7 @@ def test_the_opening_is_complete(path: Path, tag: str) -> None:
 
 def test_badges_colab_cells_and_readme_are_current() -> None:
     assert opening.stale(ROOT) == [], "run: course badges"
+    assert boxes.stale(ROOT) == [], "run: course badges"
     assert not readme.is_stale(ROOT), "run: course badges"
 
 
