@@ -133,11 +133,9 @@ def ward_of(
     others = [s.text for s in drawn.others]
     reading = sorted(others[: budget.calibration], key=len)
     read = sentence_vectors.batches(tokenizer, reading, device=device)
-    lessons: list[Lesson] = []
-    for start, end in itertools.pairwise(budget.stops):  # the first are the same if others follow
-        part = [others[i % len(others)] for i in range(start * budget.batch, end * budget.batch)]
-        options = dict(seed=seed, device=device)
-        lessons += sentence_vectors.lessons(dense, tokenizer, part, budget.batch, **options)
+    lessons = sentence_vectors.lessons_by_stops(
+        dense, tokenizer, others, budget.stops, budget.batch, seed=seed, device=device
+    )
     wanted = sentence_vectors.vectors_of(dense, exam)
     return Ward(exam, wanted, sentence_vectors.moments(dense, read), lessons)
 
@@ -154,8 +152,8 @@ def one_training(
         if stop > done:
             part, label = ward.lessons[done:stop], f"{choice}, {share:.0%}, seed {seed}"
             seconds += retrain(model, masks, part, rate=budget.rate, label=label).seconds
-        vectors, done = sentence_vectors.vectors_of(model, ward.exam), stop
-        cosine = (vectors * ward.wanted).sum(dim=-1).mean().item()
+        done = stop
+        cosine = sentence_vectors.mean_cosine(model, ward.exam, ward.wanted)
         yield Run(choice, share, stop, seed, cosine, seconds)
 
 

@@ -11,7 +11,6 @@ stopped goes on where it was. The notebook repeats four trainings of the shortes
 from __future__ import annotations
 
 import copy
-import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -232,22 +231,14 @@ def ward_of(
     drawn = editorials.draw(editorials.load(), seed=seed, **sizes)
     exam = sentence_vectors.batches(tokenizer, [s.text for s in drawn.exam], device=device)
     others = [s.text for s in drawn.others]
-    lessons: list[Lesson] = []
-    for start, end in itertools.pairwise((0, *budget.lengths)):  # a longer one begins alike
-        part = [others[i % len(others)] for i in range(start * budget.batch, end * budget.batch)]
-        options = dict(seed=seed, device=device)
-        lessons += sentence_vectors.lessons(dense, tokenizer, part, budget.batch, **options)
+    lessons = sentence_vectors.lessons_by_stops(
+        dense, tokenizer, others, (0, *budget.lengths), budget.batch, seed=seed, device=device
+    )
     begun = time.perf_counter()
     read = [batch for batch, _ in lessons[: budget.read // budget.batch]]
     moments, reading = sentence_vectors.moments(dense, read), time.perf_counter() - begun
     wanted = sentence_vectors.vectors_of(dense, exam)
     return Ward(exam, wanted, lessons, moments, reading)
-
-
-def score(model: Encoder, ward: Ward) -> float:
-    """The mean cosine to the whole model's vectors."""
-    vectors = sentence_vectors.vectors_of(model, ward.exam)
-    return (vectors * ward.wanted).sum(dim=-1).mean().item()
 
 
 def at_one_width(
@@ -271,7 +262,14 @@ def at_one_width(
                 spent[method] = ward.reading
             model = rounded(dense, method, bits, found, size)
             seconds = spent.get(method, 0.0) + time.perf_counter() - begun
-            yield Run(method, bits, 0, seed, score(model, ward), seconds)
+            yield Run(
+                method,
+                bits,
+                0,
+                seed,
+                sentence_vectors.mean_cosine(model, ward.exam, ward.wanted),
+                seconds,
+            )
     for method, plan in PLAN.items():
         for length in (0, *budget.lengths[: plan.get(bits, 0)]) if bits in plan else ():
             if (method, bits, length, seed) in known:
@@ -285,7 +283,14 @@ def at_one_width(
                 label = f"{bits} bits, {method}, {length} steps, seed {seed}"
                 rates = rates_of(method, bits)
                 seconds += train_rounded(model, ward.lessons[:length], rates, label).seconds
-            yield Run(method, bits, length, seed, score(model, ward), seconds)
+            yield Run(
+                method,
+                bits,
+                length,
+                seed,
+                sentence_vectors.mean_cosine(model, ward.exam, ward.wanted),
+                seconds,
+            )
 
 
 def train(profile: str = "cpu", seed: int = 0, out: Path | None = None) -> Path:
@@ -334,18 +339,3 @@ def _rates() -> str:
 def runs(folder: Path | None = None) -> list[Run]:
     """The rows of the stored grid. AssetError when it is not there."""
     return stored.read_rows(folder or stored.folder_of(NAME), Run)
-
-
-def mean_by_method(rows: Sequence[Run], steps: int | None = None) -> dict[str, dict[int, float]]:
-    """Method → bits → mean cosine over seeds; of what is trained after so many steps, or the most.
-
-    >>> rows = [Run("nearest", 2, 0, seed, 0.1 * seed, 0.0) for seed in (1, 3)]
-    >>> mean_by_method(rows, steps=20)
-    {'nearest': {2: 0.2}}
-    """
-    most = {cell: max(r.steps for r in rows if r[:2] == cell) for cell in {r[:2] for r in rows}}
-    found: dict[str, dict[int, list[float]]] = {}
-    for row in rows:
-        if row.steps == (most[row[:2]] if steps is None or row.method not in TRAINED else steps):
-            found.setdefault(row.method, {}).setdefault(row.bits, []).append(row.cosine)
-    return {m: {b: sum(c) / len(c) for b, c in by.items()} for m, by in found.items()}

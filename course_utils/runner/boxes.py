@@ -42,10 +42,10 @@ def _changes(notebook: dict) -> Iterator[tuple[dict[str, Any], str, str | list[s
     """(data, MIME type, new text) of each box whose line on recorded runs is not today's."""
     for cell in notebook["cells"]:
         for output in cell.get("outputs", ()):
-            claim = output.get("metadata", {}).get("claim")
-            for kind, text in (output.get("data", {}) if claim else {}).items():
-                lines = [text] if isinstance(text, str) else text
-                today = record_of(claim["id"])
-                fresh = [SAYS.sub(lambda _, today=today: today, line) for line in lines]
-                if fresh != lines:
-                    yield output["data"], kind, fresh[0] if isinstance(text, str) else fresh
+            if claim := output.get("metadata", {}).get("claim"):
+                says = record_of(claim["id"])
+                for kind, text in output["data"].items():
+                    lines = [text] if isinstance(text, str) else text
+                    fresh = [SAYS.sub(lambda _, says=says: says, line) for line in lines]
+                    if fresh != lines:
+                        yield output["data"], kind, fresh[0] if isinstance(text, str) else fresh

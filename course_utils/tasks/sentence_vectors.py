@@ -6,6 +6,7 @@ them: what a rounded or pruned copy learns to say again.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Sequence
 
@@ -76,6 +77,32 @@ def lessons(
     found = batches(tokenizer, sorted(texts[:whole], key=len), size, device)
     random.Random(seed).shuffle(found)
     return [(batch, vectors_of(model, [batch])) for batch in found]
+
+
+def lessons_by_stops(
+    model: Encoder,
+    tokenizer: Callable,
+    texts: Sequence[str],
+    stops: Sequence[int],
+    size: int,
+    *,
+    seed: int,
+    device: torch.device | str,
+) -> list[Lesson]:
+    """`lessons` up to the last of `stops` (0, …); those up to an earlier one do not depend on it.
+
+    Texts are taken in turn, and from the first again where there are too few.
+    """
+    found: list[Lesson] = []
+    for start, end in itertools.pairwise(stops):
+        part = [texts[i % len(texts)] for i in range(start * size, end * size)]
+        found += lessons(model, tokenizer, part, size, seed=seed, device=device)
+    return found
+
+
+def mean_cosine(model: Encoder, texts: Sequence[Text], wanted: Tensor) -> float:
+    """Of the model's vectors of texts and those wanted of it, unit vectors (N, D)."""
+    return (vectors_of(model, texts) * wanted).sum(dim=-1).mean().item()
 
 
 def distance(model: Encoder, lesson: Lesson) -> Tensor:

@@ -54,6 +54,24 @@ def test_lessons_hold_whole_batches_and_the_models_vectors(encoder):
     assert not all(torch.equal(a[1], b[1]) for a, b in zip(other, moved, strict=True))
 
 
+def test_lessons_by_stops_begin_alike_and_take_texts_in_turn(encoder):
+    options = dict(size=4, seed=3, device="cpu")
+    made = sentence_vectors.lessons_by_stops
+    short, long = (made(encoder, tokenizer, TEXTS, s, **options) for s in ((0, 2), (0, 2, 5)))
+    assert (len(short), len(long)) == (2, 5)
+    for (a, _), (b, _) in zip(short, long, strict=False):
+        assert torch.equal(a[0], b[0])
+    lengths = [n for (_, mask), _ in long for n in mask.sum(dim=1).tolist()]
+    assert sorted(lengths) == sorted(len(TEXTS[i % len(TEXTS)]) for i in range(20))
+
+
+def test_mean_cosine_is_1_with_the_models_own_vectors(encoder):
+    texts = sentence_vectors.batches(tokenizer, TEXTS, 4)
+    own = sentence_vectors.vectors_of(encoder, texts)
+    assert sentence_vectors.mean_cosine(encoder, texts, own) == pytest.approx(1)
+    assert sentence_vectors.mean_cosine(encoder, texts, -own) == pytest.approx(-1)
+
+
 def test_distance_is_0_for_the_model_itself_and_above_for_another(encoder):
     (lesson,) = sentence_vectors.lessons(encoder, tokenizer, TEXTS[:4], 4)
     assert sentence_vectors.distance(encoder, lesson).item() == pytest.approx(0, abs=1e-6)
