@@ -166,7 +166,7 @@ EXERCISES = {
         solution=(softmax_with_temperature, processors.temperature),
         hint="Divide the logits by the temperature first, then take the softmax of the result.",
         cases=(
-            Case((LOGITS, 1.0), LOGITS.exp(), why="A temperature of 1 changes nothing."),
+            Case((LOGITS + 1, 1.0), LOGITS.exp(), why="A temperature of 1 changes nothing."),
             Case(
                 (torch.tensor([0.0, math.log(4.0)]), 2.0),
                 torch.tensor([1 / 3, 2 / 3]),
@@ -199,9 +199,9 @@ EXERCISES = {
                 why="1/2 is below 0.6, so the token of 1/4 is needed too; together they are 3/4.",
             ),
             Case(
-                (LOGITS, 0.3),
+                (LOGITS, 0.2),
                 torch.tensor([OUT, LOGITS[1], OUT, OUT]),
-                why="The likeliest token alone has 1/2, which is enough for 0.3.",
+                why="The likeliest token alone has 1/2, which is enough for 0.2.",
             ),
         ),
         inputs=_top_p_inputs,

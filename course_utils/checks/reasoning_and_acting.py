@@ -190,6 +190,10 @@ def _act_inputs() -> Iterator[tuple]:
     yield looks_twice, {}, 3
 
 
+def _one_step_fewer(model: Callable, tools: Mapping, max_steps: int) -> str:
+    return act(model, tools, max_steps - 1)
+
+
 def _one_step_more(model: Callable, tools: Mapping, max_steps: int) -> str:
     return act(model, tools, max_steps + 1)
 
@@ -313,6 +317,11 @@ EXERCISES = {
         "if it says finish, otherwise append what the tool gives. After the loop: 'step limit'.",
         cases=(
             Case(
+                (looks_twice, TOOLS, 5),
+                "MABETH and 6",
+                why="The answer is made of both observations: the model must see all of them.",
+            ),
+            Case(
                 (looks_twice, TOOLS, 3),
                 "MABETH and 6",
                 why="Two look-ups and the finish: three actions.",
@@ -323,6 +332,7 @@ EXERCISES = {
         ),
         inputs=_act_inputs,
         mistakes={
+            "one action too few is allowed": _one_step_fewer,
             "one action too many is allowed": _one_step_more,
             "finishing does not count as an action": _finish_is_free,
             "the model sees only the last observation": _only_the_last,

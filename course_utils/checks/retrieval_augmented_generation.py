@@ -264,9 +264,9 @@ EXERCISES = {
         "k, and for the k largest of all gains; divide. A gain counts as it is, not as 2^gain − 1.",
         cases=(
             Case(
-                (["x", "a"], {"a": 1.0}, 2),
-                1 / math.log2(3),
-                why="The only relevant item stands at rank 2: 1 / log2(3); the best would be 1.",
+                (["x", "y", "a"], {"a": 1.0}, 3),
+                1 / math.log2(4),
+                why="The only relevant item stands at rank 3: 1 / log2(4); the best would be 1.",
             ),
             Case(
                 (["a", "b"], {"a": 1.0, "b": 3.0, "c": 2.0}, 2),

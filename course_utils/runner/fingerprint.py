@@ -2,9 +2,9 @@
 
 Hashed are the code cells and, of the package, the definitions that they reach (see `reach`): the
 code alone of most, comments and docstrings too of those that the notebook shows. Code that only
-shows (boxes, plots, feedback on exercises, …) is followed but not hashed, nor is the code that
-fetches: what it fetches is known by its hash. A data set, a checkpoint or an asset counts when its
-name is a text in what is reached.
+shows (boxes, plots, …) or looks at a learner's answers (an exercise's cases and likely mistakes) is
+followed but not hashed, nor is the code that fetches: what it fetches is known by its hash. A data
+set, a checkpoint or an asset counts when its name is a text in what is reached.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DISPLAY = {
     "exercises.py",
     "plots.py",
     "showing.py",
-}  # beside the drawings.py of each part
+}  # beside the drawings.py of each part, and the exercises in checks/
 # Of the folders of data: one that holds folders, and the records, which grow while others run.
 NO_DATA = {"checkpoints", "replications"}
 DESCRIPTIVE = {"description", "licence", "citation", "source"}  # of an asset; they change no number
@@ -85,7 +85,8 @@ def _counts(path: Path, package: Path, display: bool) -> bool:
     place = path.relative_to(package).as_posix()
     if place.startswith("assets/") or place == "checks/__init__.py":  # the table grows
         return False
-    return display or not (place in DISPLAY or path.name == "drawings.py")
+    only_shows = place in DISPLAY or path.name == "drawings.py" or place.startswith("checks/")
+    return display or not only_shows
 
 
 def _data(sources: list[str], reached: list[reach.Definition], package: Path) -> Iterator[bytes]:

@@ -45,6 +45,12 @@ def top_p_from_below(logits, p):
     return logits.index_fill(0, order[remove], -math.inf)
 
 
+def top_p_of_a_set(logits, p):
+    """The tokens are added up in the order of the vocabulary: a set has no likeliest first."""
+    mass = logits.softmax(-1)
+    return torch.where(mass.cumsum(-1) - mass < p, logits, -math.inf)
+
+
 def penalty_with_a_mask(logits, ids, penalty):
     seen = torch.zeros_like(logits, dtype=torch.bool)
     seen[ids] = True
@@ -81,7 +87,9 @@ def test_variant_passes(name, variant):
         ("temperature", lambda z, t: z.softmax(-1) ** (1 / t), "not scaled to a sum of one"),
         ("temperature", lambda z, t: (z / t).exp(), "not divided by the sum"),
         ("temperature", lambda z, t: (z / t).log_softmax(-1), "logarithms"),
+        ("temperature", lambda z, t: z / t, "not turned into probabilities"),
         ("top_p", lambda z, p: torch.where(z.softmax(-1) >= p, z, -math.inf), "one by one"),
+        ("top_p", top_p_of_a_set, "in vocabulary order"),
         ("repetition_penalty", lambda z, ids, p: z.scatter(-1, ids, z[ids] / p), "likelier"),
     ],
 )

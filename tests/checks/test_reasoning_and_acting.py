@@ -97,6 +97,8 @@ def with_capitals(text):
         ("program_of", lambda t: "\n".join(function_lines(t)) + "\n", "one text is returned"),
         ("majority", lambda a: max(a, key=a.count), "None has a vote"),
         ("act", lambda m, t, n: loop(m, t, n + 1), "one action too many"),
+        ("act", lambda m, t, n: loop(m, t, n - 1), "one action too few"),
+        ("act", lambda m, t, n: loop(lambda seen: m(seen[-1:]), t, n), "only the last observation"),
     ],
 )
 def test_mistakes_are_named(name, attempt, told):

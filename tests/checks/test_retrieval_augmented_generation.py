@@ -73,6 +73,14 @@ def test_the_older_discount_is_named():
     assert "log2(rank)" in problem("ndcg_at_k", attempt)
 
 
+def test_gains_without_a_discount_are_named():
+    def attempt(ranking, gains, k):
+        found = sum(gains.get(item, 0) for item in ranking[:k])
+        return found / sum(sorted(gains.values(), reverse=True)[:k])
+
+    assert "not discounted" in problem("ndcg_at_k", attempt)
+
+
 def test_one_newline_instead_of_two_can_be_seen():
     found = problem("fill_context", lambda t, b: fill_context(t, b).replace("\n\n", "\n"))
     assert "only white space differs" in found

@@ -42,7 +42,7 @@ FILES = {
     "plots.py": "from pkg.bottom import lonely\ndef chart():\n    return lonely()\n",
     "exercises.py": "def check(id):\n    return id\n",
     "checks/__init__.py": "MODULES = {}\n",
-    "checks/decoding.py": "EXERCISES = {'a': 1}\n",
+    "checks/decoding.py": "from pkg.bottom import g\nEXERCISES = {'a': (g, 1)}\n",
     "checks/prompting.py": "EXERCISES = {'b': 1}\n",
     "tasks.py": "def load():\n    return 'a_set'\ndef model():\n    return 'net'\n",
     "../data/a_set/test.jsonl": "1\n",
@@ -100,7 +100,7 @@ def _sees(
         ("from pkg.middle import __doc__ as d\nd", "middle.py", "unused", "renamed"),
         (SHOWN, "bottom.py", "Text.", "Other text."),
         (SHOWN, "bottom.py", "a comment", "another comment"),
-        ("from pkg.exercises import check\ncheck('09.a')", "checks/decoding.py", "1", "2"),
+        ("from pkg.exercises import check\ncheck('09.a')", "bottom.py", "return n", "return -n"),
         ("from pkg.tasks import load\nload()", "../data/a_set/test.jsonl", "1", "2"),
         ("NAME = 'b_set'", "../data/b_set/test.jsonl", "1", "2"),
         ("from pkg.tasks import model\nmodel()", "../data/assets.toml", "sha256 = '1'\nc", "c"),
@@ -126,7 +126,8 @@ def test_what_a_notebook_reaches_makes_it_stale(
         ("from pkg.top import typed\ntyped(1)", "middle.py", "bottom.g(n)", "bottom.g(2 * n)"),
         ("import torch", "top.py", "SIZE = 3", "SIZE = 4"),
         ("this is no python", "top.py", "SIZE = 3", "SIZE = 4"),
-        ("from pkg.exercises import check\ncheck('09.a')", "checks/prompting.py", "1", "2"),
+        ("from pkg.exercises import check\ncheck('09.a')", "checks/decoding.py", "1", "2"),
+        ("from pkg.exercises import check\ncheck('09.a')", "checks/prompting.py", "b", "c"),
         ("from pkg.exercises import check\ncheck('09.a')", "checks/__init__.py", "{}", "{1: 2}"),
         (
             "from pkg.plots import chart\nchart()",
@@ -152,6 +153,8 @@ def test_what_only_shows_is_followed_and_counts_for_a_runs_outputs(package: Path
     source = "from pkg.plots import chart\nchart()"
     assert _sees(package, source, "bottom.py", "def lonely():\n    return 0", "def lonely(): ...")
     assert _sees(package, source, "plots.py", "return lonely()", "return 1", display=True)
+    source = "from pkg.exercises import check\ncheck('09.a')"
+    assert _sees(package, source, "checks/decoding.py", "1", "2", display=True)
 
 
 def test_the_fingerprint_is_of_code_alone(package: Path) -> None:
@@ -220,6 +223,7 @@ def _edited(text: str, function: str) -> str:
         ("tasks/question_sets.py", "load_react", {"11"}),
         ("plots.py", "bars", set()),
         ("exercises.py", "hint", set()),
+        ("checks/decoding.py", "_one_too_few", set()),
         ("evidence/box.py", "conclude", set()),
         ("evidence/records.py", "record_of", set()),
         ("assets/cache.py", "problems", set()),
