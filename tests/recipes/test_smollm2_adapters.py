@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 
 import pytest
 import torch
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel
 from tiny_llama import llama_sizes
 from transformers import LlamaForCausalLM
 
@@ -139,3 +140,19 @@ def test_the_stored_adapters_are_whole():
         assert 2e6 < weights.stat().st_size < 3e6
         theirs = PeftConfig.from_pretrained(str(weights.parent))
         assert (theirs.r, theirs.lora_alpha) == (smollm2_adapters.RANK, smollm2_adapters.ALPHA)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`")
+@pytest.mark.parametrize("adapter", ["mood", "shakespeare"])
+def test_peft_gives_the_stored_adapters_the_same_logits(adapter):
+    """On SmolLM2 itself: what a learner loads into peft is what the notebooks loaded."""
+    base, tokenizer = models.load_decoder()
+    ids = torch.tensor([smollm2_adapters.ids_of(tokenizer, "What a lovely morning it is!")])
+    with torch.no_grad():
+        plain = base(ids).logits.clone()
+        folder = str(smollm2_adapters.folder_of(adapter))
+        theirs = PeftModel.from_pretrained(copy.deepcopy(base), folder).eval()(ids).logits
+        smollm2_adapters.put_on(base, adapter)
+        ours = base.eval()(ids).logits
+    assert (theirs - plain).abs().max() > 1  # the adapter does something
+    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-4)  # logits reach 30
