@@ -1,6 +1,6 @@
 """Figures of compression: the bits of a number, columns that stand out, levels, grids, masks.
 
-Notebooks 13, 14 and 16.
+And a lesson: a teacher, a student and the loss between them. Notebooks 13–16.
 """
 
 from __future__ import annotations
@@ -150,4 +150,36 @@ def grids(
     above.grid(visible=False)
     label(above, title, "", "how many weights")
     below.set_xlabel(x)
+    show(figure)
+
+
+def lesson(*, title: str) -> None:
+    """Draw one step of distillation: a text goes to both, their answers to a loss, and back."""
+    figure, axes = new_figure(width=9.0, height=2.9)
+    boxes = {
+        "text": (0, 0, "a text\nwithout a label", GREY),
+        "teacher": (1.5, 0.75, "teacher\nfixed", PALETTE[0]),
+        "student": (1.5, -0.75, "student\nlearns", PALETTE[3]),
+        "p": (3.0, 0.75, "softmax(z / T)", PALETTE[0]),
+        "q": (3.0, -0.75, "softmax(z / T)", PALETTE[3]),
+        "loss": (4.5, 0, "T² · KL", "#404040"),
+    }
+    patches = {}
+    for name, (x, y, words, colour) in boxes.items():
+        style = dict(boxstyle="round,pad=0.45", facecolor="white", edgecolor=colour, linewidth=1.8)
+        text = axes.text(x, y, words, ha="center", va="center", fontsize=10, bbox=style)
+        patches[name] = text.get_bbox_patch()
+
+    def arrow(start: str, end: str, **style: object) -> None:
+        ends = dict(patchA=patches[start], patchB=patches[end], shrinkA=3, shrinkB=3)
+        options = dict(arrowstyle="-|>", lw=1.8, **ends, **style)
+        axes.annotate("", boxes[end][:2], boxes[start][:2], arrowprops=options)
+
+    for way in ("text teacher", "text student", "teacher p", "student q", "p loss", "q loss"):
+        arrow(*way.split(), color=GREY)
+    arrow("loss", "student", color=PALETTE[3], ls="--", connectionstyle="arc3,rad=-0.45")
+    axes.text(3.0, -1.38, "gradient: to the student alone", ha="center", fontsize=9)
+    axes.set(xlim=(-0.7, 5.2), ylim=(-1.85, 1.25))
+    axes.axis("off")
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
     show(figure)

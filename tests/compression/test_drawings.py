@@ -47,3 +47,11 @@ def test_grids_are_one_picture(shown):
     assert len(shown) == 1
     assert is_picture(shown[0])
     assert "Few levels" in alt_text_of(shown[0])
+
+
+def test_a_lesson_is_one_picture_in_words(shown):
+    drawings.lesson(title="Only the student moves")
+    (picture,) = shown
+    assert is_picture(picture)
+    assert "Only the student moves" in alt_text_of(picture)
+    assert "student" in alt_text_of(picture)
