@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -56,25 +56,31 @@ def widest_pair(
     rewards: Sequence[float],
     *,
     max_gap: int | None = None,
+    choosable: Collection[int] | None = None,
 ) -> tuple[int, int] | None:
     """Of all answers to one prompt, the positions of the chosen and the rejected: the two that lie
     furthest apart in reward and not more than `max_gap` tokens in length (any, if None).
 
-    None where there is no such pair: equal answers, or equal rewards, teach nothing. Without a
-    limit on the gap, lengths that go with rewards are learned too (Park et al. 2024).
+    Chosen is one of the positions in `choosable` (any, if None). None where there is no such pair:
+    equal answers, or equal rewards, teach nothing. Without a limit on the gap, lengths that go with
+    rewards are learned too (Park et al. 2024).
 
     >>> widest_pair([[1], [2, 3], [4, 5, 6, 7]], [0.1, 0.5, 0.9]), widest_pair([[1], [1]], [0, 1])
     ((2, 0), None)
     >>> widest_pair([[1], [2, 3], [4, 5, 6, 7]], [0.1, 0.5, 0.9], max_gap=1)
     (1, 0)
+    >>> widest_pair([[1], [2, 3], [4, 5, 6, 7]], [0.1, 0.5, 0.9], choosable=[1])
+    (1, 0)
     """
     if len(answers) != len(rewards):
         raise ValueError(f"{len(answers)} answers have {len(rewards)} rewards; give one for each")
     limit = math.inf if max_gap is None else max_gap
+    best = range(len(answers)) if choosable is None else choosable
     pairs = [
         (i, j)
         for i, j in permutations(range(len(answers)), 2)
-        if rewards[i] > rewards[j]
+        if i in best
+        and rewards[i] > rewards[j]
         and tuple(answers[i]) != tuple(answers[j])
         and abs(len(answers[i]) - len(answers[j])) <= limit
     ]

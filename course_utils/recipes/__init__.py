@@ -8,5 +8,6 @@ RECIPES = {
     "lora-sweep": "course_utils.recipes.lora_sweep",
     "prompt-grid": "course_utils.recipes.prompt_grid",
     "transfer-grid": "course_utils.recipes.transfer_grid",
+    "how-llms-are-built": "course_utils.recipes.how_llms_are_built",
     "smollm2-adapters": "course_utils.recipes.smollm2_adapters",
 }

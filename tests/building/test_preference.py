@@ -195,6 +195,8 @@ def test_widest_pair_by_hand():
     assert preference.widest_pair(answers, rewards) == (1, 2)
     assert preference.widest_pair(answers, rewards, max_gap=1) == (3, 2)
     assert preference.widest_pair(answers, rewards, max_gap=0) == (0, 2)
+    assert preference.widest_pair(answers, rewards, choosable=[0, 2]) == (0, 2)
+    assert preference.widest_pair(answers, rewards, choosable=[]) is None
 
 
 @pytest.mark.parametrize(

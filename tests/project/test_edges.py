@@ -39,7 +39,7 @@ from course_utils.parallel import checkpoints, data_parallel, launch, sharding
 from course_utils.parallel import train as train_ranks
 from course_utils.prompting import acting, prompts, ranking, reasoning, retrieval
 from course_utils.prompting.prompts import Shot
-from course_utils.recipes import word_problems
+from course_utils.recipes import distilled_students, how_llms_are_built, word_problems
 from course_utils.tasks import editorials, pronunciation, replies, sentence_vectors, sentiment
 from course_utils.tasks.editorials import Sentence
 from course_utils.tasks.replies import Exchange
@@ -364,6 +364,15 @@ EDGES = {
     ),
     "replies.some_of_each n": Edge(
         lambda n: replies.some_of_each(EXCHANGES, n, seed=0), (1, 9), (0,)
+    ),
+    "how_llms_are_built.opinions n": Edge(
+        lambda n: how_llms_are_built.opinions("movies", n, 0), (1, 5302), (0, 5303)
+    ),
+    "distilled_students.load_tweets n_labels": Edge(
+        lambda n: distilled_students.load_tweets(n, 0, 0), (0, 1712), (1713,)
+    ),
+    "distilled_students.load_tweets n_unlabelled": Edge(
+        lambda n: distilled_students.load_tweets(10, n, 0), (0, 2823), (2824,)
     ),
     "replies.draw_prompts n": Edge(
         lambda n: replies.draw_prompts(EXCHANGES, n, seed=0), (1, 3), (0, 4)

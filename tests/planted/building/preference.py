@@ -69,11 +69,15 @@ def pair_loss_of_neighbours(logits, reference_logits, ids, mask, beta=0.1):
     return right["pair_loss"](logits[turns], reference_logits[turns], ids[turns], mask[turns], beta)
 
 
-def widest_pair_of_any_length(answers, rewards, *, max_gap=None):
-    return right["widest_pair"](answers, rewards)
+def widest_pair_of_any_length(answers, rewards, *, max_gap=None, choosable=None):
+    return right["widest_pair"](answers, rewards, choosable=choosable)
 
 
-def widest_pair_of_best_and_worst(answers, rewards, *, max_gap=None):
+def widest_pair_whoever_wins(answers, rewards, *, max_gap=None, choosable=None):
+    return right["widest_pair"](answers, rewards, max_gap=max_gap)
+
+
+def widest_pair_of_best_and_worst(answers, rewards, *, max_gap=None, choosable=None):
     """Whatever they are: equal answers too."""
     right["widest_pair"](answers, rewards, max_gap=max_gap)
     if len(answers) < 2:
@@ -154,6 +158,7 @@ BUGS = [
     Bug("pair_loss", "lets the reference learn", pair_loss_with_a_learning_reference),
     Bug("pair_loss", "pairs neighbours", pair_loss_of_neighbours),
     Bug("widest_pair", "does not match lengths", widest_pair_of_any_length),
+    Bug("widest_pair", "lets any answer win", widest_pair_whoever_wins),
     Bug("widest_pair", "pairs equal answers", widest_pair_of_best_and_worst, "teaches_nothing"),
     Bug("ridge", "penalises the intercept", ridge_with_a_penalised_intercept),
     Bug("ridge", "weighs the penalty by N", ridge_with_a_mean),
