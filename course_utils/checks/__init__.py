@@ -1,6 +1,7 @@
 """The exercises of the notebooks, one module each, and the one table from a notebook's number."""
 
 MODULES = {
+    "00": "how_llms_are_built",
     "01": "recurrent_networks",
     "02": "attention",
     "03": "transformer_families",

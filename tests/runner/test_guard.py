@@ -248,6 +248,10 @@ def prompt_as_prefix(tuned):
     prefix = _right(tuned)
     return FreePrefix(prefix.keys[:, :, 1:], prefix.values[:, :, 1:])
 """
+MERGES_WITH_TIES_TURNED = """
+def most_frequent(counts):
+    return max(counts, key=lambda pair: (counts[pair], pair))
+"""
 FURTHER_EXAMPLES_KEPT = """
 own_part = str.strip
 """
@@ -328,6 +332,11 @@ def test_the_guard_is_red_when_a_helper_breaks(nucleus: Path, tmp_path: Path) ->
 
 # notebook: module, how it is broken, and a word of the cell that must turn red
 BREAKS = {
+    "00_how_llms_are_built": (
+        "course_utils.building.tokenizer",
+        MERGES_WITH_TIES_TURNED,
+        "a toy",
+    ),
     "01_recurrent_networks": (
         "course_utils.architectures.recurrent",
         LAYERS_HALF_AS_LOUD,
