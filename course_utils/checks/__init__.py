@@ -16,5 +16,6 @@ MODULES = {
     "12": "retrieval_augmented_generation",
     "13": "quantization",
     "14": "quantization_aware_training",
+    "15": "distillation",
     "16": "pruning",
 }

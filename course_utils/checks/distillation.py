@@ -343,7 +343,7 @@ STATEMENTS = {
         "e": Statement(
             "Distillation is of no use for models that write text.",
             supported=False,
-            why="With little text the taught decoder was ahead of plain training of every length.",
+            why="With little text the taught decoder was well ahead, in steps and in time.",
         ),
         "f": Statement(
             "A taught student is ahead at equal time, so it pays to train a teacher for it.",

@@ -9,5 +9,6 @@ RECIPES = {
     "prompt-grid": "course_utils.recipes.prompt_grid",
     "transfer-grid": "course_utils.recipes.transfer_grid",
     "how-llms-are-built": "course_utils.recipes.how_llms_are_built",
+    "distilled-students": "course_utils.recipes.distilled_students",
     "smollm2-adapters": "course_utils.recipes.smollm2_adapters",
 }

@@ -126,7 +126,7 @@ def labels_of(tweets: Sequence[Rated], classes: int = 2) -> Tensor:
 # ── the encoders' teacher ─────────────────────────────────────────────────────────────────────────
 
 
-def vectors_of(encoder: Encoder, words: Callable, texts: Sequence[str], size: int = 64) -> Tensor:
+def vectors_of(encoder: Encoder, words: Callable, texts: Sequence[str], size: int = 32) -> Tensor:
     """A unit vector a text (N, D), read in batches of like length."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     device = next(encoder.parameters()).device

@@ -226,6 +226,11 @@ _right = fake_quantize
 def fake_quantize(x, scale, bits):
     return _right(x, scale, bits).detach() + 0 * x
 """
+HARD_LABELS_LEFT_SOFT = """
+_right = soft_targets
+def soft_targets(logits, temperature):
+    return _right(logits, temperature or 0.1)
+"""
 EXAM_WITHOUT_ITS_LAST = """
 _right = draw
 def draw(sentences, **options):
@@ -379,6 +384,7 @@ BREAKS = {
         ROUNDING_THAT_STOPS_GRADIENTS,
         "C6a",
     ),
+    "15_distillation": ("course_utils.compression.distillation", HARD_LABELS_LEFT_SOFT, "K2"),
     "16_pruning": (
         "course_utils.tasks.editorials",
         EXAM_WITHOUT_ITS_LAST,
