@@ -384,7 +384,11 @@ BREAKS = {
         ROUNDING_THAT_STOPS_GRADIENTS,
         "C6a",
     ),
-    "15_distillation": ("course_utils.compression.distillation", HARD_LABELS_LEFT_SOFT, "K2"),
+    "15_distillation": (
+        "course_utils.compression.distillation",
+        HARD_LABELS_LEFT_SOFT,
+        "15.soft_targets",
+    ),
     "16_pruning": (
         "course_utils.tasks.editorials",
         EXAM_WITHOUT_ITS_LAST,
