@@ -178,8 +178,8 @@ def lesson(*, title: str) -> None:
     for way in ("text teacher", "text student", "teacher p", "student q", "p loss", "q loss"):
         arrow(*way.split(), color=GREY)
     arrow("loss", "student", color=PALETTE[3], ls="--", connectionstyle="arc3,rad=-0.45")
-    axes.text(2.75, -1.38, "gradient: to the student alone", ha="center", fontsize=9)
-    axes.set(xlim=(-0.7, 5.2), ylim=(-1.85, 1.25))
+    axes.text(3.05, -1.9, "gradient: to the student alone", ha="center", fontsize=9)
+    axes.set(xlim=(-0.7, 5.2), ylim=(-2.1, 1.25))
     axes.axis("off")
     axes.set_title(title, loc="left", fontsize=12, fontweight="bold")
     show(figure)

@@ -123,6 +123,18 @@ def labels_of(tweets: Sequence[Rated], classes: int = 2) -> Tensor:
     return torch.tensor([sum(tweet.rating > at for at in BOUNDS[classes]) for tweet in tweets])
 
 
+SWEARING = ("fuck", "shit", "bitch", "hell")
+
+
+def polite(text: str) -> bool:
+    """Whether a tweet can be printed in a lesson: none of `SWEARING` stands in it.
+
+    >>> polite("What a day"), polite("What the HELL")
+    (True, False)
+    """
+    return not any(word in text.lower() for word in SWEARING)
+
+
 # ── the encoders' teacher ─────────────────────────────────────────────────────────────────────────
 
 

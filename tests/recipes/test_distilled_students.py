@@ -303,6 +303,13 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path, small, monk
     assert len({row[:6] for row in rows}) == len(rows)
 
 
+@pytest.mark.parametrize(
+    ("text", "fine"), [("What a day", True), ("what the HELL", False), ("Shitty", False)]
+)
+def test_tweets_that_are_printed_are_polite(text, fine):
+    assert school.polite(text) is fine
+
+
 def test_the_price_of_a_teacher_is_more_than_a_plain_step():
     teacher = school.new_decoder(50, 64, 6, 0).eval().requires_grad_(False)
     rows = torch.randint(0, 50, (4, 64), generator=torch.Generator().manual_seed(0))
