@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from course_utils.plots import GREY, PALETTE, label, new_figure, show
@@ -26,11 +27,15 @@ def _arrow(axes: Axes, start: Text, end: Text) -> None:
 
 
 def chain(stages: Mapping[str, str], *, title: str, per_row: int = 4) -> None:
-    """Draw stages as boxes in rows, an arrow from each to the next, and below each its words."""
+    """Draw stages as numbered boxes in rows, and below each its words.
+
+    An arrow leads from each to the next of its row.
+    """
     rows = -(-len(stages) // per_row)
     figure, axes = new_figure(width=9.5, height=1.45 * rows + 0.5)
     places = [(i % per_row, -(i // per_row)) for i in range(len(stages))]
-    boxes = [_box(axes, *at, name, PALETTE[0]) for at, name in zip(places, stages, strict=True)]
+    names = [f"{i} · {name}" for i, name in enumerate(stages, start=1)]
+    boxes = [_box(axes, *at, name, PALETTE[0]) for at, name in zip(places, names, strict=True)]
     for (x, y), words in zip(places, stages.values(), strict=True):
         axes.text(x, y - 0.27, words, ha="center", va="top", fontsize=9, color="#404040")
     for i, (first, second) in enumerate(pairwise(boxes), start=1):
@@ -62,12 +67,15 @@ def with_and_without(
 ) -> None:
     """Draw each stage's own metric on an axis of its own: left out in grey, with it in colour.
 
-    `stages["tuning: obeys"]` is (values without, values with); a dot a value.
+    `stages["tuning: obeys"]` is (values without, values with), one of each a seed; the two of a
+    seed stand on a line of their own.
     """
-    figure, axes = new_figure(1, len(stages), width=8, height=0.72, squeeze=False)
+    figure, axes = new_figure(1, len(stages), width=8, height=0.85, squeeze=False)
     for axis, (name, (without, with_it)) in zip(axes[:, 0], stages.items(), strict=True):
-        axis.plot(without, [0] * len(without), "s", color=GREY, ms=8, label="left out")
-        axis.plot(with_it, [0] * len(with_it), "o", color=PALETTE[0], ms=8, label="with it")
+        heights = [0.5 - i / max(len(without) - 1, 1) for i in range(len(without))]
+        axis.hlines(heights, without, with_it, color=GREY, lw=1)
+        axis.plot(without, heights, "s", color=GREY, ms=6, label="left out")
+        axis.plot(with_it, heights, "o", color=PALETTE[0], ms=6, label="with it")
         axis.set_yticks([0], [name], fontsize=9)
         axis.set_ylim(-1, 1)
         axis.margins(x=0.15)
@@ -78,13 +86,39 @@ def with_and_without(
 
 
 def losses(
-    curve: tuple[Sequence[float], Sequence[float]], levels: Mapping[str, float], *, title: str
+    curve: tuple[Sequence[float], Sequence[float]],
+    levels: Mapping[str, float],
+    *,
+    reached: float,
+    title: str,
 ) -> None:
-    """Draw a training loss over steps, with named grey levels across and their names beside."""
+    """Draw a training loss over steps, and as a mark what is `reached` at its end on unseen text.
+
+    `levels` are grey lines across, with their names beside the axes.
+    """
     figure, axes = new_figure(width=8, height=3.6)
-    axes.plot(*curve, color=PALETTE[0])
+    axes.plot(*curve, color=PALETTE[0], label="batches that it learns from, mean of 20 steps")
+    axes.plot(curve[0][-1:], [reached], "D", color=PALETTE[3], label="at its end, exam plays")
+    beside = axes.get_yaxis_transform()
     for name, value in levels.items():
         axes.axhline(value, color=GREY, lw=1.5, ls="--")
-        axes.text(curve[0][-1], value, name, ha="right", va="bottom", fontsize=9, color="#606060")
-    label(axes, title, "step", "nats a token, mean of 20 steps")
+        axes.text(1.01, value, name, transform=beside, va="center", fontsize=9, color="#606060")
+    axes.legend(fontsize=9, loc="center right")
+    label(axes, title, "step", "nats a token")
+    show(figure)
+
+
+def by_rounds(gains: Mapping[str, Mapping[int, Sequence[float]]], *, title: str) -> None:
+    """Draw what graders have gained over rounds: a line of means, and beside it a mark a seed.
+
+    `gains["the judge"][6]` are the gains after six rounds, one a seed.
+    """
+    figure, axes = new_figure(height=3.6)
+    for i, (who, of) in enumerate(gains.items()):
+        style = dict(color=PALETTE[i], marker="os^D"[i % 4])
+        axes.plot(list(of), [fmean(values) for values in of.values()], color=PALETTE[i])
+        at = [rounds + 0.1 * i for rounds, values in of.items() for _ in values]
+        axes.plot(at, [x for values in of.values() for x in values], ls="", label=who, **style)
+    axes.legend()
+    label(axes, title, "rounds of preferences", "gain; a mark a seed, a line the mean")
     show(figure)

@@ -13,7 +13,6 @@ from course_utils.building.preference import dpo_loss
 from course_utils.building.pretraining import bits_per_byte
 from course_utils.building.tokenizer import merge_pair
 from course_utils.exercises import Case, Exercise, Statement
-from course_utils.finetuning.transfer import instruction
 
 # ── merging a pair ───────────────────────────────────────────────────────────────────────────────
 
@@ -93,7 +92,7 @@ def _times_ln2(nats: float, n_tokens: int, n_bytes: int) -> float:
 
 def labels(prompt: list[int], answer: list[int], end: int) -> list[int]:
     """−100 for the prompt's tokens, then the answer's and the end sign."""
-    return instruction(prompt, [*answer, end], limit=10**6).labels
+    return [-100] * len(prompt) + [*answer, end]
 
 
 def _label_inputs() -> Iterator[tuple]:
@@ -251,7 +250,7 @@ STATEMENTS = {
         "b": Statement(
             "Tuning on replies made the model better at everything.",
             supported=False,
-            why="Unseen plays cost at least half a nat a token more than before.",
+            why="Unseen plays cost over half a nat a token more than before.",
         ),
         "c": Statement(
             "A model with fewer nats per token is the better one, whatever its tokenizer.",
@@ -266,7 +265,7 @@ STATEMENTS = {
         "e": Statement(
             "The higher the reward that is optimised, the better the replies.",
             supported=False,
-            why="In the recorded chains with three times the rounds it rose on, and fewer obeyed.",
+            why="In the recorded chains with three times the rounds it rose, and fewer obeyed.",
         ),
         "f": Statement(
             "A file that loads and answers fluently holds the model that was trained.",

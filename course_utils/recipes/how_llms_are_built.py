@@ -3,8 +3,8 @@
 Notebook 00 runs the chain once, by these functions. `course train how-llms-are-built` runs every
 one of the `ARMS` with several seeds and writes data/checkpoints/how-llms-are-built: `runs.json`, a
 row a chain, and a card. Chains of one seed share what they have in common. Corpus, prompts and
-judge are as in the notebook: plays are split by seed, settings were picked on development plays,
-and rows are of test plays.
+judge are as in the notebook: plays are split by seed, settings were picked on the development plays
+of seed 0, and rows are of test plays. Those of other seeds may be among the plays looked at then.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -34,6 +35,7 @@ from course_utils.building.pretraining import (
     warmup_cosine,
 )
 from course_utils.building.tokenizer import Tokenizer
+from course_utils.compression import gguf_file
 from course_utils.finetuning.transfer import Batch, Example, answer_loss, instruction, pad
 from course_utils.profiles import device_for, for_profile, threads
 from course_utils.recipes import stored
@@ -77,6 +79,32 @@ def budget_for(profile: str) -> SimpleNamespace:
             tuning=3_000, rated=4800, rounds=6, asked=2_000, prompts=540, rows=192, seeds=3,
         ),
     )  # fmt: skip
+
+
+# ── nulls that the notebook draws beside the chain ────────────────────────────────────────────────
+
+
+def of_shuffled_letters(counts: Mapping[bytes, int], n: int, seed: int) -> Tokenizer:
+    """A tokenizer of n merges, learned from counted words whose bytes were shuffled."""
+    draw, mixed = random.Random(seed), Counter[bytes]()
+    for word, times in counts.items():
+        mixed[bytes(draw.sample(list(word), len(word)))] += times
+    merges = tokenizer.learn_merges(mixed, n, tokenizer.byte_tokens())
+    tokens = dict.fromkeys([*tokenizer.byte_tokens(), *(a + b for a, b in merges)])
+    return Tokenizer({token: i for i, token in enumerate(tokens)}, merges, {})
+
+
+def write_unordered(path: Path, model: Decoder, table: Mapping[str, gguf_file.Value]) -> None:
+    """A GGUF in F32 in which nobody has put the rows of queries and keys in llama.cpp's order.
+
+    `table` is the tokenizer's part, `chat.gguf_tokenizer`.
+    """
+    tensors, state = gguf_file.decoder_tensors(model), model.state_dict()
+    for i in range(model.config.n_layers):
+        for theirs, ours in {"attn_q": "query", "attn_k": "key"}.items():
+            tensors[f"blk.{i}.{theirs}.weight"] = state[f"blocks.{i}.attention.{ours}.weight"]
+    metadata = {**gguf_file.decoder_metadata(model.config), **table}
+    gguf_file.write_gguf(path, metadata, tensors, gguf_file.decoder_kinds(tensors, "F32", "F32"))
 
 
 # ── pre-training ──────────────────────────────────────────────────────────────────────────────────

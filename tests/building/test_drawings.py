@@ -25,7 +25,7 @@ def test_chain_has_a_box_a_stage_and_an_arrow_along_each_row(shown):
     stages = {f"stage {i}": f"metric {i}" for i in range(5)}
     drawings.chain(stages, title="Five stages", per_row=3)
     (figure,) = shown
-    assert boxes(figure) == list(stages)
+    assert boxes(figure) == [f"{i + 1} · stage {i}" for i in range(5)]
     arrows = [text for text in figure.axes[0].texts if getattr(text, "arrow_patch", None)]
     assert len(arrows) == 3  # 0 → 1 → 2, and 3 → 4 in the second row
     words = plots.alt_text(figure)
@@ -46,11 +46,18 @@ def test_pipeline_marks_where_we_are(shown):
 
 
 def test_with_and_without_has_every_dot_on_an_axis_of_its_own(shown):
-    stages = {"tuning: obeys": ([0.1, 0.2], [0.9]), "merges: bits": ([2.9], [2.4, 2.5, 2.3])}
+    stages = {"tuning: obeys": ([0.1, 0.2], [0.9, 0.8]), "merges: bits": ([2.9], [2.4])}
     drawings.with_and_without(stages, title="Each moves its own")
     (figure,) = shown
     drawn = [[list(map(float, line.get_xdata())) for line in axes.lines] for axes in figure.axes]
-    assert drawn == [[[0.1, 0.2], [0.9]], [[2.9], [2.4, 2.5, 2.3]]]
+    assert drawn == [[[0.1, 0.2], [0.9, 0.8]], [[2.9], [2.4]]]
+    heights = [[list(line.get_ydata()) for line in axes.lines] for axes in figure.axes]
+    assert heights == [[[0.5, -0.5]] * 2, [[0.5]] * 2]  # the two of a seed beside each other
+    joined = figure.axes[0].collections[0].get_segments()
+    assert [[list(end) for end in line] for line in joined] == [
+        [[0.1, 0.5], [0.9, 0.5]],
+        [[0.2, -0.5], [0.8, -0.5]],
+    ]
     colours = {line.get_color() for line in figure.axes[0].lines}
     assert colours == {GREY, PALETTE[0]}
     words = plots.alt_text(figure)
@@ -58,8 +65,21 @@ def test_with_and_without_has_every_dot_on_an_axis_of_its_own(shown):
         assert part in words
 
 
-def test_losses_names_every_level(shown):
-    drawings.losses(([20, 30, 40], [5.0, 4.5, 4.2]), {"pairs": 4.8, "triples": 4.4}, title="T")
+def test_losses_names_every_level_and_marks_what_is_reached(shown):
+    levels = {"pairs": 4.8, "triples": 4.4}
+    drawings.losses(([20, 30, 40], [5.0, 4.5, 4.2]), levels, reached=4.6, title="T")
     words = plots.alt_text(shown[0])
-    assert all(part in words for part in ("pairs", "triples", "nats a token", "step"))
-    assert [line.get_color() for line in shown[0].axes[0].lines] == [PALETTE[0], GREY, GREY]
+    assert all(part in words for part in ("pairs", "triples", "nats a token", "step", "exam"))
+    lines = shown[0].axes[0].lines
+    assert [line.get_color() for line in lines] == [PALETTE[0], PALETTE[3], GREY, GREY]
+    assert list(zip(*lines[1].get_data(), strict=True)) == [(40, 4.6)]
+
+
+def test_by_rounds_has_a_mark_a_seed_and_a_line_of_means(shown):
+    gains = {"reward": {0: [0.0, 0.0], 6: [1.0, 2.0]}, "judge": {0: [0.0, 0.0], 6: [0.5, 0.7]}}
+    drawings.by_rounds(gains, title="More rounds move both")
+    lines = [tuple(map(list, line.get_data())) for line in shown[0].axes[0].lines]
+    assert lines[:2] == [([0, 6], [0.0, 1.5]), ([0, 0, 6, 6], [0.0, 0.0, 1.0, 2.0])]
+    assert lines[3] == ([0.1, 0.1, 6.1, 6.1], [0.0, 0.0, 0.5, 0.7])  # not upon the first
+    words = plots.alt_text(shown[0])
+    assert all(part in words for part in ("More rounds move both", "reward", "judge", "rounds"))

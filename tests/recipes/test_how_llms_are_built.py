@@ -37,6 +37,36 @@ def tiny(bpe, seed: int = 0):
     return chain.new_model(len(bpe), TINY, seed)
 
 
+# ── nulls ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_merges_of_shuffled_letters_know_the_letters_and_not_their_order():
+    counts = {b"abcdefgh": 5, b"x": 3}
+    babble = chain.of_shuffled_letters(counts, 4, seed=1)
+    assert len(babble.merges) == 4
+    assert {byte for pair in babble.merges for part in pair for byte in part} <= set(b"abcdefgh")
+    assert babble.decode(babble.encode("any text, é")) == "any text, é"
+    learned = tokenizer.learn_merges(counts, 4, tokenizer.byte_tokens())
+    assert babble.merges != learned
+    assert chain.of_shuffled_letters(counts, 4, seed=1).merges == babble.merges
+
+
+def test_an_unordered_file_has_the_rows_as_they_are(bpe, monkeypatch, tmp_path):
+    written = {}
+    monkeypatch.setattr(chain.gguf_file, "write_gguf", lambda *parts: written.update(file=parts))
+    model = tiny(bpe)
+    chain.write_unordered(tmp_path / "x.gguf", model, chat.gguf_tokenizer(bpe))
+    path, metadata, tensors, kinds = written["file"]
+    attention = model.blocks[0].attention
+    assert torch.equal(tensors["blk.0.attn_q.weight"], attention.query.weight)
+    assert torch.equal(tensors["blk.0.attn_k.weight"], attention.key.weight)
+    ordered = chain.gguf_file.decoder_tensors(model)
+    other = [name for name in tensors if not torch.equal(tensors[name], ordered[name])]
+    assert other == ["blk.0.attn_q.weight", "blk.0.attn_k.weight"]
+    assert (path.name, set(kinds.values())) == ("x.gguf", {"F32"})
+    assert len(metadata["tokenizer.ggml.tokens"]) == len(bpe)
+
+
 # ── supervised tuning ───────────────────────────────────────────────────────────────────────────
 
 
