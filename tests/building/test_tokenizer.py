@@ -133,6 +133,7 @@ def test_train_refuses_wrong_numbers_and_names():
 def test_merge_pair_overlaps_nowhere():
     assert bpe.merge_pair("aaaaa", ("a", "a"), "A") == ["A", "A", "a"]
     assert bpe.merge_pair("abab", ("a", "b"), "X") == ["X", "X"]
+    assert bpe.merge_pair("baab", ("a", "b"), "X") == ["b", "a", "X"]  # "ba" is another pair
     assert bpe.merge_pair("", ("a", "b"), "X") == []
 
 
