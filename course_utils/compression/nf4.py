@@ -7,6 +7,8 @@ bitsandbytes writes on a CPU. Shapes: n numbers, G = ⌈n / group_size⌉ groups
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -143,15 +145,15 @@ def quantize_nf4(x: Tensor, group_size: int = 64) -> tuple[Tensor, Tensor]:
     return codes[::2] << 4 | codes[1::2], largest
 
 
-def unpack_nf4(packed: Tensor, n: int) -> Tensor:
-    """The first n codes (n,) of bytes: high half, low half, next byte.
+@cache
+def levels_of_bytes() -> Tensor:
+    """The two levels (256, 2) that each byte stands for, that of its high half first.
 
-    >>> unpack_nf4(torch.tensor([0xF7, 0x08], dtype=torch.uint8), n=3)
-    tensor([15,  7,  0], dtype=torch.uint8)
+    >>> levels_of_bytes()[0xF7]
+    tensor([1., 0.])
     """
-    if not 0 <= n <= 2 * len(packed):
-        raise ValueError(f"n is {n}; {len(packed)} bytes hold {2 * len(packed)} codes")
-    return torch.stack([packed >> 4, packed & 0xF], dim=1).flatten()[:n]  # (2 · bytes,)
+    byte, levels = torch.arange(256), normal_levels()
+    return torch.stack([levels[byte >> 4], levels[byte & 0xF]], dim=1)
 
 
 def dequantize_nf4(
@@ -169,7 +171,11 @@ def dequantize_nf4(
             f"{n} numbers in groups of {group_size} have {-(-n // group_size)} scales; "
             f"{len(largest)} are given"
         )
-    values = normal_levels().to(packed.device)[unpack_nf4(packed, n).int()]
+    if n > 2 * len(packed):
+        raise ValueError(f"{len(packed)} bytes hold {2 * len(packed)} numbers; {n} are asked for")
+    # Two floats are looked up together, as one number of eight bytes.
+    table = levels_of_bytes().view(torch.int64).flatten().to(packed.device)
+    values = table.index_select(0, packed.int()).view(torch.float32)[:n]
     return _times_scale(values, largest, group_size).reshape(shape)
 
 

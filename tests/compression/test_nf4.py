@@ -122,9 +122,10 @@ def test_quantize_nf4_by_hand():
     assert largest.tolist() == [2.0, 4.0]
 
 
-def test_unpack_nf4_reads_the_high_half_first():
+def test_dequantize_nf4_reads_the_high_half_first():
     packed = torch.tensor([0x1F, 0x80], dtype=torch.uint8)
-    assert nf4.unpack_nf4(packed, 3).tolist() == [1, 15, 8]
+    ours = nf4.dequantize_nf4(packed, torch.tensor([2.0]), torch.Size([3]))
+    assert torch.equal(ours, 2 * LEVELS[[1, 15, 8]])
 
 
 def test_nf4_bits():
@@ -218,7 +219,7 @@ def test_what_is_refused_by_name():
         nf4.quantize_nf4(torch.ones(2), 0)
     with pytest.raises(ValueError, match="offset is 1"):
         nf4.normal_levels(1)
-    with pytest.raises(ValueError, match="n is 5; 2 bytes hold 4 codes"):
-        nf4.unpack_nf4(torch.zeros(2, dtype=torch.uint8), 5)
+    with pytest.raises(ValueError, match="2 bytes hold 4 numbers; 5 are asked for"):
+        nf4.dequantize_nf4(torch.zeros(2, dtype=torch.uint8), torch.ones(1), torch.Size([5]))
     with pytest.raises(ValueError, match="128 numbers in groups of 64 have 2 scales; 1 are given"):
         nf4.dequantize_nf4(torch.zeros(64, dtype=torch.uint8), torch.ones(1), torch.Size([128]))

@@ -315,9 +315,6 @@ EDGES = {
     ),
     "nf4.scaled_groups group_size": Edge(lambda n: nf4.scaled_groups(LOGITS, n), (1, 4), (0,)),
     "nf4.normal_levels offset": Edge(nf4.normal_levels, (0.501, 0.9999), (0.5, 1)),
-    "nf4.unpack_nf4 n": Edge(
-        lambda n: nf4.unpack_nf4(torch.zeros(1, dtype=torch.uint8), n), (0, 2), (-1, 3)
-    ),
     "pronunciation.split n_test": Edge(
         lambda n: pronunciation.split(WORDS, n_test=n, n_dev=1), (0, 2), (-1, 3)
     ),

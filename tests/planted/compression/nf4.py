@@ -61,8 +61,8 @@ def quantize_spare_half_zero(x, group_size=64):
     return packed, largest
 
 
-def unpack_low_half_first(packed, n):
-    return right["unpack_nf4"](packed >> 4 | packed << 4, n)
+def bytes_low_half_first():
+    return right["levels_of_bytes"]().flip(1).contiguous()
 
 
 def scales_with_their_mean(largest, group_size=256):
@@ -125,7 +125,7 @@ BUGS = [
     Bug("nearest", "takes the level below", nearest_below, "nearest_plain or quantize_nf4"),
     Bug("quantize_nf4", "has the low half first", quantize_low_half_first),
     Bug("quantize_nf4", "fills up with code 0", quantize_spare_half_zero),
-    Bug("unpack_nf4", "reads the low half first", unpack_low_half_first),
+    Bug("levels_of_bytes", "has the low half first", bytes_low_half_first, "dequantize_nf4"),
     Bug("quantize_scales", "loses the mean", scales_with_their_mean, "double_quantization"),
     Bug("quantize_scales", "looks nothing up", scales_by_nearest, "double_quantization"),
     Bug("dequantize_scales", "forgets the mean", dequantize_scales_without_mean, "double_quantiz"),
