@@ -58,6 +58,26 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
+def adamw_with_cosine(
+    model: nn.Module, steps: int, *, lr: float, warmup: int = 20, weight_decay: float = 0.1
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW of `decay_groups`, β = (0.9, 0.95), and its `warmup_cosine` over `steps` steps.
+
+    Where steps are few, the warm-up ends a step before they do. ValueError for fewer than one.
+
+    >>> optimizer, schedule = adamw_with_cosine(nn.Linear(3, 2), steps=4, lr=1.0, warmup=2)
+    >>> schedule.get_last_lr()  # of both groups; the first step does not stand still
+    [0.5, 0.5]
+    """
+    warmup = min(warmup, steps - 1)
+    warmup_cosine(0, steps, warmup)
+    groups = decay_groups(model, weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95))
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: warmup_cosine(step + 1, steps + 1, warmup)
+    )
+
+
 def batch_at(rows: Tensor, size: int, seed: int, step: int) -> Tensor:
     """The batch (B, T) of a step: every pass over rows (N, T) has its own order, drawn from `seed`.
 
@@ -108,11 +128,8 @@ class Pretraining:
         self.settings = dict(steps=steps, batch_size=batch_size, lr=lr, warmup=warmup)
         self.settings |= dict(weight_decay=weight_decay, max_norm=max_norm, seed=seed, bf16=bf16)
         self.settings |= dict(rows=list(rows.shape))
-        self.optimizer = torch.optim.AdamW(
-            decay_groups(model, weight_decay), lr=lr, betas=(0.9, 0.95)
-        )
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda step: warmup_cosine(step + 1, steps + 1, warmup)
+        self.optimizer, self.scheduler = adamw_with_cosine(
+            model, steps, lr=lr, warmup=warmup, weight_decay=weight_decay
         )
         self.done = 0
 

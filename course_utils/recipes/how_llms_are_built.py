@@ -29,10 +29,9 @@ from course_utils.assets import catalogue
 from course_utils.building import chat, corpus, preference, tokenizer
 from course_utils.building.pretraining import (
     Pretraining,
+    adamw_with_cosine,
     bits_of,
-    decay_groups,
     nats_of_rows,
-    warmup_cosine,
 )
 from course_utils.building.tokenizer import Tokenizer
 from course_utils.compression import gguf_file
@@ -170,10 +169,7 @@ def tune(
 ) -> training.History:
     """Train a decoder on answers alone; prompts are read and not learned."""
     device = next(model.parameters()).device
-    optimizer = torch.optim.AdamW(decay_groups(model, 0.1), lr=lr, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: warmup_cosine(step + 1, steps + 1, warmup=min(20, steps - 1))
-    )
+    optimizer, schedule = adamw_with_cosine(model, steps, lr=lr)
 
     def loss(batch: Batch) -> Tensor:
         return answer_loss(model(batch.ids.to(device)), batch.labels.to(device))
