@@ -25,7 +25,6 @@ from torch import Tensor
 from course_utils import training
 from course_utils.architectures.decoder import Decoder, DecoderConfig
 from course_utils.architectures.objectives import IGNORED
-from course_utils.assets import catalogue
 from course_utils.building import chat, corpus, preference, tokenizer
 from course_utils.building.pretraining import (
     Pretraining,
@@ -586,21 +585,16 @@ def train(profile: str = "cpu", seed: int = 0, out: Path | None = None) -> Path:
     """
     budget, device = budget_for(profile), device_for(profile)
     torch.set_num_threads(threads())
-    folder = Path(out) if out else catalogue.data_folder() / "checkpoints" / NAME
     facts = stored.facts_now(profile, seed, device, **vars(budget))
-    rows = stored.rows_so_far(folder, Row, facts)
-    done = {(row.arm, row.seed) for row in rows}
+    grid = stored.Grid(NAME, Row, facts, out)
+    done = {(row.arm, row.seed) for row in grid.rows}
     for each in range(seed, seed + budget.seeds):
         shelf: Shelf = {}
         for name in ARMS:
             wanted = each == seed or name not in ONCE
             if wanted and (name, each) not in done:
-                rows.append(build(name, each, budget, device, shelf))
-                stored.write_rows(folder, rows, facts)
-    minutes = round(sum(row.seconds for row in rows) / 60, 1)
-    card = CARD.format(n=len(rows), arms=len(ARMS), minutes=minutes, **facts)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    return folder
+                grid.add(build(name, each, budget, device, shelf))
+    return grid.finish(CARD, arms=len(ARMS))
 
 
 def runs(folder: Path | None = None) -> list[Row]:

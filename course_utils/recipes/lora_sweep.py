@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from course_utils import training
 from course_utils.architectures.encoder import Encoder, embed_sentences, mean_pool
-from course_utils.assets import catalogue
 from course_utils.finetuning import ratings
 from course_utils.finetuning.light import inject_ia3, train_biases
 from course_utils.finetuning.lora import inject_lora, linear_names
@@ -319,20 +318,15 @@ def train(profile: str = "cpu", seed: int = 0, out: Path | None = None) -> Path:
     torch.set_num_threads(threads())
     base, tokenizer = sentence_vectors.load()
     task = load_task(tokenizer, devs=budget.devs, tests=budget.tests, pairs=budget.pairs)
-    folder = Path(out) if out else catalogue.data_folder() / "checkpoints" / NAME
     facts = stored.facts_now(profile, seed, device, **vars(budget))
-    rows = stored.rows_so_far(folder, Run, facts)
+    grid = stored.Grid(NAME, Run, facts, out)
     one = _training(task, base.to(device), budget)
-    for arm, each in _plan(rows, range(seed, seed + budget.seeds), budget.swept):
-        if not any((row.arm, row.seed) == (arm, each) for row in rows):
+    for arm, each in _plan(grid.rows, range(seed, seed + budget.seeds), budget.swept):
+        if not any((row.arm, row.seed) == (arm, each) for row in grid.rows):
             row = one(arm, each)
             print(f"    dev {row.dev:.3f}, test {row.test:.3f}", flush=True)
-            rows.append(row)
-            stored.write_rows(folder, rows, facts)
-    minutes = round(sum(row.seconds for row in rows) / 60, 1)
-    card = CARD.format(n=len(rows), minutes=minutes, **facts)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    return folder
+            grid.add(row)
+    return grid.finish(CARD)
 
 
 def _training(task: Task, base: Encoder, budget: SimpleNamespace) -> Callable[[Arm, int], Run]:

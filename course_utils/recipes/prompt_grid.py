@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from course_utils import models, training
 from course_utils.architectures.decoder import Decoder
 from course_utils.architectures.pretrained import llama_config, load_llama_weights
-from course_utils.assets import catalogue
 from course_utils.finetuning import prompt_tuning
 from course_utils.finetuning.label_words import chosen, in_format, label_nats
 from course_utils.finetuning.lora import inject_lora, remove_adapter
@@ -387,22 +386,17 @@ def train(profile: str = "cpu", seed: int = 0, out: Path | None = None) -> Path:
     decoder, tokenizer = load_smollm2()
     decoder.to(device)
     parts = clear_tweets(tokenizer)
-    folder = Path(out) if out else catalogue.data_folder() / "checkpoints" / NAME
     facts = stored.facts_now(profile, seed, device, **vars(budget))
-    rows = stored.rows_so_far(folder, Run, facts)
+    grid = stored.Grid(NAME, Run, facts, out)
     held = some(parts.dev, budget.dev, 0), some(parts.test, budget.test, 0)
-    for cell in _plan(rows, budget, range(seed, seed + budget.seeds)):
-        if not any(row.cell == cell for row in rows):
+    for cell in _plan(grid.rows, budget, range(seed, seed + budget.seeds)):
+        if not any(row.cell == cell for row in grid.rows):
             row = one_row(decoder, tokenizer, cell, parts.train, held)
             print(f"    {row.format:.2f} + {row.choice:.2f} nats", flush=True)
-            rows.append(row)
-            stored.write_rows(folder, rows, facts)
-    best, lora = (chosen_cell(rows, method, budget) for method in ("soft", "lora"))
-    minutes = round(sum(row.seconds for row in rows) / 60, 1)
-    found = dict(n=len(rows), minutes=minutes, start=best.start, rate=best.rate)
-    card = CARD.format(longest=LONGEST, batch=BATCH, lora_rate=lora.rate, **found, **facts)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    return folder
+            grid.add(row)
+    best, lora = (chosen_cell(grid.rows, method, budget) for method in ("soft", "lora"))
+    found = dict(start=best.start, rate=best.rate, lora_rate=lora.rate)
+    return grid.finish(CARD, longest=LONGEST, batch=BATCH, **found)
 
 
 def _plan(rows: Sequence[Run], budget: SimpleNamespace, seeds: Sequence[int]) -> Iterator[Cell]:

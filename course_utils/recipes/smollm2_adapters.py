@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from course_utils import models, training
 from course_utils.architectures.objectives import IGNORED
-from course_utils.assets import catalogue
 from course_utils.finetuning.adapter_files import WEIGHTS, load_adapter, save_adapter
 from course_utils.finetuning.changes import update_norm
 from course_utils.finetuning.lora import (
@@ -357,31 +356,25 @@ def train(profile: str = "cpu", seed: int = 0, out: Path | None = None) -> Path:
     """Train what is not yet stored; write adapters, rows and card; return their folder."""
     budget, device = budget_for(profile), device_for(profile)
     torch.set_num_threads(threads())
-    folder = Path(out) if out else catalogue.data_folder() / "checkpoints" / NAME
     _, tokenizer = models.load_decoder("smollm2")
     whole = moods(tokenizer)
     task = Split(whole.train, some(whole.dev, budget.devs, 0), some(whole.test, budget.tests, 0))
     facts = stored.facts_now(profile, seed, device, rank=RANK, **vars(budget))
-    rows = stored.rows_so_far(folder, Run, facts)
+    grid = stored.Grid(NAME, Run, facts, out)
     sizes = dict(steps=budget.steps, batch=budget.batch, device=device)
     one = functools.partial(
         tune, task=task, news=news_of(tokenizer, budget.news), tokenizer=tokenizer, **sizes
     )
-    if not (folder / "shakespeare" / WEIGHTS).is_file():
-        _teach_shakespeare(folder, tokenizer, budget, seed, device)
-    for method, rate, each, dealt in _plan(rows, range(seed, seed + budget.seeds)):
-        if (method, rate, each, dealt) not in [row[:4] for row in rows]:
+    if not (grid.folder / "shakespeare" / WEIGHTS).is_file():
+        _teach_shakespeare(grid.folder, tokenizer, budget, seed, device)
+    for method, rate, each, dealt in _plan(grid.rows, range(seed, seed + budget.seeds)):
+        if (method, rate, each, dealt) not in [row[:4] for row in grid.rows]:
             row, net = one(method, rate, each, shuffled=dealt)
-            rows.append(row)
             first = each == seed and not dealt and method in STORED
-            if first and best_rate(rows, method) == rate:
-                keep(net, folder / STORED[method])
-            stored.write_rows(folder, rows, facts)
-    minutes = round(sum(row.seconds for row in rows) / 60, 1)
-    rate = best_rate(rows, "lora")
-    card = CARD.format(n=len(rows), minutes=minutes, rate=rate, **facts)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    return folder
+            if first and best_rate([*grid.rows, row], method) == rate:
+                keep(net, grid.folder / STORED[method])
+            grid.add(row)
+    return grid.finish(CARD, rate=best_rate(grid.rows, "lora"))
 
 
 def _plan(rows: Sequence[Run], seeds: Sequence[int]) -> Iterator[tuple[str, float, int, bool]]:

@@ -101,3 +101,30 @@ def rows_so_far(folder: Path, kind: type, facts: dict) -> list[Any]:
             f"{folder} was made with another {', '.join(odd)}; remove it to begin anew"
         )
     return read_rows(folder, kind)
+
+
+class Grid:
+    """The rows of a recipe that can be stopped: those so far, and new ones, written one by one.
+
+    `out` is the folder, or data/checkpoints/NAME. ValueError where rows are there that were made
+    otherwise than `facts` say.
+    """
+
+    def __init__(self, name: str, kind: type, facts: dict, out: Path | None = None) -> None:
+        self.folder = Path(out) if out else data_folder() / "checkpoints" / name
+        self.facts, self.rows = facts, rows_so_far(self.folder, kind, facts)
+
+    def add(self, *rows: Any) -> None:
+        """Keep rows, on the disk too."""
+        self.rows += rows
+        write_rows(self.folder, self.rows, self.facts)
+
+    def finish(self, card: str, *, seconds: float | None = None, **known: object) -> Path:
+        """Write the card, a text with fields, and return the folder.
+
+        Its fields: n (rows), minutes (of `seconds`, or of all rows'), the facts, and what is known.
+        """
+        spent = sum(row.seconds for row in self.rows) if seconds is None else seconds
+        fields = {"n": len(self.rows), "minutes": round(spent / 60, 1), **self.facts, **known}
+        (self.folder / "README.md").write_text(card.format(**fields), encoding="utf-8")
+        return self.folder

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from course_utils import training
 from course_utils.architectures.encoder import Encoder, mean_pool
-from course_utils.assets import catalogue
 from course_utils.finetuning.ratings import (
     Ridge,
     common_words,
@@ -381,27 +380,22 @@ def train(profile: str = "cpu", seed: int = 0, out: Path | None = None) -> Path:
     """Make what is not yet stored of the grid, write rows and card; return their folder."""
     budget, device = budget_for(profile), device_for(profile)
     torch.set_num_threads(threads())
-    folder = Path(out) if out else catalogue.data_folder() / "checkpoints" / NAME
     facts = stored.facts_now(profile, seed, device, **vars(budget))
-    rows = stored.rows_so_far(folder, Run, facts)
+    grid = stored.Grid(NAME, Run, facts, out)
     base, tokenizer = sentence_vectors.load(device=device)
     bench = Bench(base, tokenizer, budget)
-    for cell in plan(rows, seed):
-        if not any(row[:4] == cell for row in rows):
-            rows.append(bench.row(cell))
-            print(f"    {cell}: r {rows[-1].r:.3f}, {rows[-1].nats:.2f} nats", flush=True)
-            stored.write_rows(folder, rows, facts)
-    card = CARD.format(
-        n=len(rows),
-        minutes=round(sum(row.seconds for row in rows) / 60, 1),
+    for cell in plan(grid.rows, seed):
+        if not any(row[:4] == cell for row in grid.rows):
+            row = bench.row(cell)
+            print(f"    {cell}: r {row.r:.3f}, {row.nats:.2f} nats", flush=True)
+            grid.add(row)
+    return grid.finish(
+        CARD,
         longest=LONGEST,
         steps=", ".join(f"{steps} on {n:,}" for n, steps in STEPS.items()),
         seeds=", ".join(f"{seeds} on {n:,}" for n, seeds in SEEDS.items()),
         once='", "'.join(ONCE),
-        **facts,
     )
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    return folder
 
 
 # ── what is stored ────────────────────────────────────────────────────────────────────────────────

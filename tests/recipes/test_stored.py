@@ -46,3 +46,29 @@ def test_a_missing_grid_says_how_to_make_it(tmp_path, monkeypatch):
     monkeypatch.setattr("course_utils.recipes.stored.data_folder", lambda: tmp_path)
     with pytest.raises(AssetError, match="course train lora-sweep"):
         stored.folder_of("lora-sweep")
+
+
+class Timed(NamedTuple):
+    rate: float
+    seconds: float
+
+
+def test_a_grid_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    monkeypatch.setattr("course_utils.recipes.stored.data_folder", lambda: tmp_path)
+    first = stored.Grid("sweep", Timed, {"seed": 3})
+    first.add(Timed(0.1, 30.0), Timed(0.2, 30.0))
+    again = stored.Grid("sweep", Timed, {"seed": 3})
+    seen = again.rows  # who plans by the rows sees new ones
+    again.add(Timed(0.3, 60.0))
+    assert seen == stored.read_rows(tmp_path / "checkpoints" / "sweep", Timed)
+    card = "{n} rows of {what}, seed {seed}: {minutes} minutes"
+    folder = again.finish(card, what="rates")
+    assert (folder / "README.md").read_text() == "3 rows of rates, seed 3: 2.0 minutes"
+    again.finish(card, what="rates", seconds=6)
+    assert (folder / "README.md").read_text().endswith("0.1 minutes")
+
+
+def test_a_grid_made_otherwise_is_refused(tmp_path):
+    stored.Grid("sweep", Timed, {"seed": 3}, tmp_path).add(Timed(0.1, 1.0))
+    with pytest.raises(ValueError, match="was made with another seed; remove it to begin anew"):
+        stored.Grid("sweep", Timed, {"seed": 4}, tmp_path)
