@@ -1,4 +1,4 @@
-"""Ratings told from texts by simple means, and what a model still recalls. Notebooks 06 and 07.
+"""Ratings told from texts by simple means, and what a model still recalls. Notebooks 06, 07 and 15.
 
 The comparators that a tuned model must beat: counted words and fixed vectors, with a ridge
 regression on either (Hoerl & Kennard 1970), which is also a head that a model can start from.
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 PENALTIES = tuple(10.0**k for k in range(-3, 4))  # times the mean squared singular value
 
@@ -103,6 +103,28 @@ def ridge(features: Tensor, targets: Tensor, penalties: Sequence[float] = PENALT
         if (error := left_out.square().mean()) < least:
             chosen, least = penalty * s.square().mean().item(), error
     return Ridge(vt.T @ (s / (s**2 + chosen) * inside), center, offset.item(), chosen)
+
+
+def logistic(vectors: Tensor, labels: Tensor, classes: int = 2, penalty: float = 0.1) -> nn.Linear:
+    """Logistic regression: Σ loss + penalty·½·Σ weight², minimised by L-BFGS.
+
+    vectors (N, D), labels (N,) from 0 to `classes` − 1 -> a layer that gives logits (N, C) and does
+    not learn on. Twice scikit-learn's `1/C` is our penalty, with two classes.
+    """
+    head = nn.Linear(vectors.shape[1], classes)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(head(vectors), labels, reduction="sum")
+        loss = loss + penalty * head.weight.square().sum() / 2
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return head.requires_grad_(False)
 
 
 # ── scores ────────────────────────────────────────────────────────────────────────────────────────

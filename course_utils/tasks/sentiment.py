@@ -1,4 +1,4 @@
-"""Short texts with human ratings (Hutto and Gilbert 2014), as a task. Notebooks 06, 07 and 10."""
+"""Short texts with human ratings (Hutto and Gilbert 2014): notebooks 00, 06–08, 10 and 15."""
 
 from __future__ import annotations
 
@@ -50,6 +50,18 @@ def load(domain: str = "tweets") -> list[Rated]:
     # Not splitlines(): a text may hold the odd control character that it takes for a line's end.
     rows = (line.split("\t") for line in text.split("\n") if line)
     return [Rated(id, float(rating), _resolved(words)) for id, rating, words in rows]
+
+
+SWEARING = ("fuck", "shit", "bitch", "hell")
+
+
+def polite(text: str) -> bool:
+    """Whether a tweet can be printed in a lesson: none of `SWEARING` stands in it.
+
+    >>> polite("What a day"), polite("What the HELL")
+    (True, False)
+    """
+    return not any(word in text.lower() for word in SWEARING)
 
 
 # ── parts ───────────────────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
-from sklearn.linear_model import Ridge, RidgeCV
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 
 from course_utils.finetuning import ratings
 
@@ -121,3 +121,14 @@ def test_recall_nats_by_hand():
     assert turned.tolist() == pytest.approx([math.log(1 + math.exp(2))] * 2)
     with pytest.raises(ValueError, match="one answer each"):
         ratings.recall_nats(questions, torch.eye(3))
+
+
+def test_logistic_is_scikit_learns():
+    torch.manual_seed(0)
+    x, draw = torch.randn(80, 5), torch.randn(5)
+    y = (x @ draw + 0.5 * torch.randn(80) > 0).long()
+    ours = ratings.logistic(x, y, penalty=2.0)(x).softmax(1)[:, 1]
+    # Two columns of weights share the work: ‖w/2‖² + ‖−w/2‖² is half of ‖w‖², so C doubles.
+    theirs = LogisticRegression(C=1.0, tol=1e-8, max_iter=1000).fit(x.numpy(), y.numpy())
+    wanted = torch.tensor(theirs.predict_proba(x.numpy())[:, 1]).float()
+    torch.testing.assert_close(ours, wanted, atol=2e-3, rtol=0)  # two solvers

@@ -83,3 +83,10 @@ def test_split_refuses_few_texts():
 
 def test_halves_by_hand():
     assert sentiment.halves(["a b c d e", "a b"], least=3) == [("a b", "c d e")]
+
+
+@pytest.mark.parametrize(
+    ("text", "fine"), [("What a day", True), ("what the HELL", False), ("Shitty", False)]
+)
+def test_tweets_that_are_printed_are_polite(text, fine):
+    assert sentiment.polite(text) is fine
