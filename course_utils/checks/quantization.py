@@ -274,17 +274,18 @@ STATEMENTS = {
         "a": Statement(
             "One in a hundred columns, kept as it was, helps as much as any other hundredth.",
             supported=False,
-            why="Those with large inputs helped a lot, as many by lot next to nothing.",
+            why="Those with large inputs helped a lot, as many by lot next to nothing (C7b).",
         ),
         "b": Statement(
             "Of two roundings the one with less error in every layer gives the better model.",
             supported=False,
-            why="At 2 bits without a minimum it was the other way round (C5c).",
+            why="At 2 bits without a minimum it was the other way round (C5c): a rounded model "
+            "gives its layers other inputs than those on which the error was measured (C5c2).",
         ),
         "c": Statement(
             "Calibrated on the exam's own sentences, GPTQ looks better than it is.",
             supported=True,
-            why="It gained on the exam, and nothing on sentences of neither side.",
+            why="It was ahead on the exam, and not on sentences that neither side had read (C5b).",
         ),
         "d": Statement(
             "NF4 uses its sixteen levels equally often.",
@@ -305,6 +306,12 @@ STATEMENTS = {
             "More bits a weight always keep more of the model.",
             supported=False,
             why="Q4_K in 4.5 bits kept more than Q4_1 in 5.",
+        ),
+        "h": Statement(
+            "The columns to keep as floats are those with the largest weights.",
+            supported=False,
+            why="The heaviest hundredth gained hardly more than a random one; the one with large "
+            "inputs did.",
         ),
     },
 }
