@@ -408,5 +408,11 @@ STATEMENTS = {
             supported=False,
             why="With their signs alone, all of one size, it learned as well.",
         ),
+        "h": Statement(
+            "Fresh weights gain from the exact places of a ticket's pattern.",
+            supported=False,
+            why="With as many weights on each input, in places drawn anew, most of the gain was "
+            "there too.",
+        ),
     },
 }

@@ -84,8 +84,14 @@ def row_mask(scores: Tensor, sparsity: float) -> Tensor:
     check_sparsity(sparsity)
     check_scores(scores)
     n = round(sparsity * scores.shape[-1])
-    smallest = scores.argsort(dim=-1, stable=True)[..., :n]
-    return torch.ones_like(scores, dtype=torch.bool).scatter_(-1, smallest, False)
+    if n == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    limit = scores.kthvalue(n, dim=-1, keepdim=True).values  # faster than to sort: no order needed
+    goes, equal = scores < limit, scores == limit
+    left = n - goes.sum(dim=-1, keepdim=True)
+    if (equal.sum(dim=-1, keepdim=True) > left).any():  # of equal scores the first go
+        equal &= equal.cumsum(dim=-1) <= left
+    return ~(goes | equal)
 
 
 def global_masks(scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
@@ -153,6 +159,17 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         weight.masked_fill_(~mask, 0)
 
 
+def zeros_of(model: nn.Module) -> int:
+    """How many weights of all linear layers are exactly 0.
+
+    >>> net = nn.Sequential(nn.Linear(4, 1))
+    >>> apply_masks(net, {"0": torch.tensor([[True, True, False, True]])})
+    >>> zeros_of(net)
+    1
+    """
+    return sum(int((layer.weight == 0).sum()) for layer in linear_layers(model).values())
+
+
 def sparsity_of(model: nn.Module) -> float:
     """The share of zeros among the weights of all linear layers.
 
@@ -161,10 +178,10 @@ def sparsity_of(model: nn.Module) -> float:
     >>> sparsity_of(net)
     0.25
     """
-    weights = [layer.weight for layer in linear_layers(model).values()]
-    if not weights:
+    sizes = [layer.weight.numel() for layer in linear_layers(model).values()]
+    if not sizes:
         raise ValueError(f"this {type(model).__name__} has no linear layer of its own")
-    return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+    return zeros_of(model) / sum(sizes)
 
 
 # ── training under a mask ─────────────────────────────────────────────────────────────────────────
@@ -269,15 +286,30 @@ def rewind(model: nn.Module, initial: Mapping[str, Tensor], masks: Mapping[str, 
     apply_masks(model, masks)
 
 
-def shuffled_masks(masks: Mapping[str, Tensor], seed: int = 0) -> dict[str, Tensor]:
+def shuffled_masks(
+    masks: Mapping[str, Tensor], seed: int = 0, within: str = "layer"
+) -> dict[str, Tensor]:
     """Masks that keep as many weights of each layer, at random: the control of a ticket.
+
+    `within` says what keeps its number: "layer", each of the "inputs" (a column of the weight), or
+    each of the "outputs" (a row).
 
     >>> shuffled_masks({"0": torch.tensor([[True, False, False]])})["0"].sum().item()
     1
+    >>> mask = torch.tensor([[True, False, False], [True, False, True]])
+    >>> shuffled_masks({"0": mask}, within="inputs")["0"].sum(dim=0).tolist()
+    [2, 0, 1]
     """
+    if within not in ("layer", "inputs", "outputs"):
+        raise ValueError(f"within is {within!r}; it must be layer, inputs or outputs")
     generator = torch.Generator().manual_seed(seed)
     shuffled = {}
     for name, mask in masks.items():
-        order = torch.randperm(mask.numel(), generator=generator).to(mask.device)
-        shuffled[name] = mask.flatten()[order].view_as(mask)
+        if within == "layer":
+            order = torch.randperm(mask.numel(), generator=generator).to(mask.device)
+            shuffled[name] = mask.flatten()[order].view_as(mask)
+        else:
+            dim = 0 if within == "inputs" else 1
+            order = torch.rand(mask.shape, generator=generator).argsort(dim).to(mask.device)
+            shuffled[name] = mask.gather(dim, order)
     return shuffled

@@ -175,6 +175,15 @@ def test_apply_masks_and_sparsity_of():
     assert torch.equal(model[0].bias, bias)
 
 
+def test_zeros_of_counts_weights_that_are_exactly_zero():
+    model = net()
+    model[0].bias.data.zero_()
+    assert pruning.zeros_of(model) == 0
+    pruning.apply_masks(model, masks_of(model, 0.5))
+    model[0].weight.data[model[0].weight != 0] = 1e-20
+    assert pruning.zeros_of(model) == 36  # half of 48 and of 24
+
+
 @pytest.mark.parametrize("sparsity", [0, 1])
 def test_the_ends_are_the_model_itself_and_its_biases(sparsity):
     model, x = net(), torch.randn(3, 8)
@@ -287,6 +296,29 @@ def test_shuffled_masks_keep_as_many_elsewhere():
     assert not torch.equal(pruning.shuffled_masks(masks, seed=4)["a"], shuffled["a"])
 
 
+@pytest.mark.parametrize(("within", "dim"), [("inputs", 0), ("outputs", 1)])
+def test_shuffled_masks_keep_as_many_on_each_input_or_output(within, dim):
+    masks = {"a": torch.rand(6, 10) > 0.7, "b": torch.rand(40, 3) > 0.5}
+    shuffled = pruning.shuffled_masks(masks, seed=3, within=within)
+    for name, mask in masks.items():
+        assert torch.equal(shuffled[name].sum(dim=dim), mask.sum(dim=dim))
+        assert not torch.equal(shuffled[name].sum(dim=1 - dim), mask.sum(dim=1 - dim))
+    again = pruning.shuffled_masks(masks, seed=3, within=within)
+    assert torch.equal(again["a"], shuffled["a"])
+    another = pruning.shuffled_masks(masks, seed=4, within=within)
+    assert not torch.equal(another["a"], shuffled["a"])
+    alike = {"a": (torch.arange(20) < 10).unsqueeze(1 - dim).expand(20, 20)}
+    lines = pruning.shuffled_masks(alike, within=within)["a"].unbind(1 - dim)
+    assert not torch.equal(lines[0], lines[1])  # each is dealt out by itself
+
+
+def test_shuffled_within_inputs_reaches_every_place_equally_often():
+    mask = {"a": torch.tensor([[True, True], [False, True], [False, False], [False, False]])}
+    total = sum(pruning.shuffled_masks(mask, i, "inputs")["a"].float() for i in range(2000))
+    wanted = torch.tensor([0.25, 0.5]).expand(4, 2)
+    torch.testing.assert_close(total / 2000, wanted, atol=0.05, rtol=0)  # 4.5 standard errors
+
+
 # ── bad input ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -308,6 +340,8 @@ def test_what_is_refused_by_name():
         pruning.global_masks({}, 0.5)
     with pytest.raises(ValueError, match="no linear layer"):
         pruning.sparsity_of(nn.Tanh())
+    with pytest.raises(ValueError, match="within is 'rows'"):
+        pruning.shuffled_masks({}, within="rows")
     with pytest.raises(ValueError, match="start is 5, end 5"):
         pruning.gradual_sparsity(1, 0.5, 5, 5)
     with pytest.raises(ValueError, match="final is 1 in 3 rounds"):

@@ -130,14 +130,38 @@ def rewound_by_masks_alone(model, initial, masks):
     right["apply_masks"](model, masks)
 
 
-def shuffled_with_another_number(masks, seed=0):
+def shuffled_with_another_number(masks, seed=0, within="layer"):
     generator = torch.Generator().manual_seed(seed)
     share = {name: mask.float().mean() for name, mask in masks.items()}
     return {n: torch.rand(m.shape, generator=generator) < share[n] for n, m in masks.items()}
 
 
-def shuffled_not_at_all(masks, seed=0):
+def shuffled_not_at_all(masks, seed=0, within="layer"):
     return dict(masks)
+
+
+def shuffled_the_other_way(masks, seed=0, within="layer"):
+    """The rows keep their numbers where columns should."""
+    other = {"inputs": "outputs", "outputs": "inputs"}.get(within, within)
+    return right["shuffled_masks"](masks, seed, other)
+
+
+def shuffled_in_one_order(masks, seed=0, within="layer"):
+    """One order of rows for all columns: whole rows move, and stay as they are."""
+    if within != "inputs":
+        return right["shuffled_masks"](masks, seed, within)
+    generator = torch.Generator().manual_seed(seed)
+    return {n: m[torch.randperm(len(m), generator=generator)] for n, m in masks.items()}
+
+
+def zeros_with_biases(model):
+    return sum(int((p == 0).sum()) for p in model.parameters())
+
+
+def zeros_and_small_ones(model):
+    """Below a limit, not exactly 0."""
+    weights = [p for n, p in model.named_parameters() if n.endswith("weight")]
+    return sum(int((w.abs() < 0.1).sum()) for w in weights)
 
 
 def linear_scores_by_magnitude(model, moments=None, skip=()):
@@ -178,5 +202,9 @@ BUGS = [
     Bug("rewind", "keeps the trained weights", rewound_by_masks_alone),
     Bug("shuffled_masks", "keep about as many", shuffled_with_another_number),
     Bug("shuffled_masks", "are the masks", shuffled_not_at_all),
+    bug("shuffled_masks", "take rows for columns", shuffled_the_other_way),
+    bug("shuffled_masks", "move whole rows", shuffled_in_one_order),
+    Bug("zeros_of", "counts biases", zeros_with_biases),
+    Bug("zeros_of", "counts small ones", zeros_and_small_ones),
     Bug("linear_scores", "forget the inputs", linear_scores_by_magnitude),
 ]
