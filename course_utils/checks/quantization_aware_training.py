@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.compression import qat
+from course_utils.compression.rtn import codes_on, pack_bits
 from course_utils.exercises import Case, ClassExercise, Exercise, Probe, Statement
 
 
@@ -195,6 +196,62 @@ class _NoGradient(StepLinear):
         return F.linear(x, weight, self.bias)
 
 
+# ── four weights in a byte ───────────────────────────────────────────────────────────────────────
+
+
+def packed(weights: Tensor, steps: Tensor) -> Tensor:
+    """Floats (G, N) and their steps (G, 1) as bytes (G·N/4,): codes −1, 0, 1 as 0, 1, 2.
+
+    The first weight is in the lowest two bits.
+    """
+    codes = codes_on(weights, 2, "symmetric", steps)
+    return pack_bits(codes.int() + 1, 2)
+
+
+def _in_bytes(codes: Tensor) -> Tensor:
+    """Four codes a byte by arithmetic; what is not 0 … 3 spills over."""
+    return (codes.reshape(-1, 4).long() * torch.tensor([1, 4, 16, 64])).sum(dim=1) % 256
+
+
+def _pack_inputs() -> Iterator[tuple]:
+    for seed, groups, n, reach in ((1, 2, 8, 1.0), (2, 3, 4, 2.0), (3, 1, 16, 0.3)):
+        steps = _random(groups, 1, seed=seed + 10).abs() + 0.2
+        steps_of = _random(groups, n, seed=seed) * reach
+        # Halves are left out: which way they go is a matter of taste.
+        near_half = (steps_of.abs() % 1 - 0.5).abs() < 0.02
+        yield torch.where(near_half, steps_of + 0.1, steps_of) * steps, steps
+
+
+def _steps_rounded(weights: Tensor, steps: Tensor) -> Tensor:
+    return (weights / steps).round()
+
+
+def _packed_without_an_end(weights: Tensor, steps: Tensor) -> Tensor:
+    return _in_bytes(_steps_rounded(weights, steps) + 1)
+
+
+def _packed_with_signs(weights: Tensor, steps: Tensor) -> Tensor:
+    """−1 as 3, as an integer of two bits has it."""
+    return _in_bytes(_steps_rounded(weights, steps).clamp(-1, 1) % 4)
+
+
+def _packed_from_the_top(weights: Tensor, steps: Tensor) -> Tensor:
+    codes = _steps_rounded(weights, steps).clamp(-1, 1) + 1
+    return _in_bytes(codes.reshape(-1, 4).flip(dims=[1]))
+
+
+def _packed_and_cut(weights: Tensor, steps: Tensor) -> Tensor:
+    return _in_bytes((weights / steps).clamp(-1, 1).trunc() + 1)
+
+
+def _packed_floats(weights: Tensor, steps: Tensor) -> Tensor:
+    return _in_bytes(weights.round().clamp(-1, 1) + 1)
+
+
+def _a_byte_each(weights: Tensor, steps: Tensor) -> Tensor:
+    return (_steps_rounded(weights, steps).clamp(-1, 1) + 1).flatten()
+
+
 EXERCISES = {
     "straight_through": Exercise(
         reference=straight_through,
@@ -239,6 +296,31 @@ EXERCISES = {
             "the step that loses the most is taken": _worst,
         },
     ),
+    "pack": Exercise(
+        reference=packed,
+        hint="Codes first: (weights / steps).round().clamp(-1, 1) + 1, so that they are 0, 1 or 2. "
+        "Then four neighbours, codes.reshape(-1, 4), times 1, 4, 16 and 64, added up: two bits for "
+        "each.",
+        cases=(
+            Case(
+                (torch.tensor([[3.6, -0.8, -12.0, 1.6]]), torch.tensor([[2.0]])),
+                torch.tensor([134]),
+                why="In steps 1.8, −0.4, −6 and 0.8; rounded and cut off 1, 0, −1 and 1; with 1 "
+                "added 2, 1, 0 and 2. Then 2 + 1·4 + 0·16 + 2·64 = 134.",
+            ),
+        ),
+        inputs=_pack_inputs,
+        mistakes={
+            "nothing is cut off, so that large codes spill into their neighbours": (
+                _packed_without_an_end
+            ),
+            "−1 is stored as 3, in two's complement, not as 0": _packed_with_signs,
+            "the first weight is in the highest bits": _packed_from_the_top,
+            "weights are cut towards 0, not rounded": _packed_and_cut,
+            "the weights are not divided by their steps": _packed_floats,
+            "every code has a byte of its own": _a_byte_each,
+        },
+    ),
     "step_linear": ClassExercise(
         reference=StepLinear,
         hint="In __init__: keep linear.weight and linear.bias, and make self.step = nn.Parameter("
@@ -281,7 +363,8 @@ STATEMENTS = {
             "A model that was trained further while rounded, and is better than before, shows what "
             "training while rounded is worth.",
             supported=False,
-            why="The control, trained as long without rounding and rounded then, had gained too.",
+            why="The control, trained as long without rounding and rounded then, had gained too: "
+            "small networks as well as the encoder.",
         ),
         "d": Statement(
             "With three levels a group, how far apart they are matters more than that they learn.",
@@ -298,7 +381,8 @@ STATEMENTS = {
             "What a few steps of training while rounded gain shows what moving rounded weights is "
             "worth.",
             supported=False,
-            why="Norms and biases alone, over weights that stayed, gained as much as quickly.",
+            why="Norms and biases alone, over weights that stayed, gained as much as quickly, and "
+            "weights alone gained as much once more: the halves do not add up.",
         ),
         "g": Statement(
             "Training while rounded costs about as much as rounding.",

@@ -5,6 +5,7 @@ RECIPES = {
     "gru-or-lstm": "course_utils.recipes.gru_or_lstm",
     "pruned-minilm": "course_utils.recipes.pruned_minilm",
     "qat-minilm": "course_utils.recipes.qat_minilm",
+    "qat-on-a-task": "course_utils.recipes.qat_on_a_task",
     "lora-sweep": "course_utils.recipes.lora_sweep",
     "prompt-grid": "course_utils.recipes.prompt_grid",
     "transfer-grid": "course_utils.recipes.transfer_grid",

@@ -3,9 +3,9 @@
 `course train qat-minilm` takes the packaged encoder's linear layers to 8, 4, 3 and 2 bits, with
 several seeds: rounded to nearest, rounded with the best steps, by GPTQ with those steps, and
 trained with rounding in the forward pass, from the encoder's own weights or from where GPTQ ended;
-or GPTQ's weights stay, and norms and biases learn.
+or GPTQ's weights stay, and norms and biases learn; or the other way round.
 It writes data/checkpoints/qat-minilm: `runs.json`, a row for each model, and a card. A run that was
-stopped goes on where it was. The notebook repeats four trainings of the shortest length.
+stopped goes on where it was. The notebook repeats trainings of the shortest length.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from course_utils import training
 from course_utils.architectures.encoder import Encoder
-from course_utils.assets import catalogue
 from course_utils.compression import qat, step_size
 from course_utils.compression.calibration import Moments
 from course_utils.compression.rtn import quantize_linears, round_to_nearest
@@ -41,21 +40,27 @@ LEARNED, KEPT, LARGEST = (f"trained, {how}" for how in ("steps learned", "first 
                                                          "steps of the largest"))  # fmt: skip
 GPTQ_ON = "trained from GPTQ on"
 NORMS = "GPTQ, then norms and biases"  # its weights stay; only what was never rounded learns
-TRAINED = (LEARNED, KEPT, LARGEST, GPTQ_ON, NORMS)
-# Method → bits → how many of the lengths are trained, the shortest first.
+WEIGHTS = "from GPTQ on, norms and biases held"  # what NORMS lets learn stays, and nothing else
+OWN_RATES = "from GPTQ on, norms and biases at their rate"  # all learns, at two rates
+TRAINED = (LEARNED, KEPT, LARGEST, GPTQ_ON, NORMS, WEIGHTS, OWN_RATES)
+FROM_GPTQ = (GPTQ_ON, NORMS, WEIGHTS, OWN_RATES)
+SHORT, MIDDLE, LONG = range(3)  # places among the lengths
+# Method → bits → which of the lengths are trained.
 PLAN = {
-    LEARNED: {3: 2, 2: 3},
-    KEPT: {2: 2},
-    LARGEST: {2: 1},
-    GPTQ_ON: {4: 1, 3: 2, 2: 3},
-    NORMS: {2: 3},
+    LEARNED: {3: (SHORT, MIDDLE), 2: (SHORT, MIDDLE, LONG)},
+    KEPT: {2: (SHORT, MIDDLE)},
+    LARGEST: {2: (SHORT,)},
+    GPTQ_ON: {4: (SHORT,), 3: (SHORT, MIDDLE), 2: (SHORT, MIDDLE, LONG)},
+    NORMS: {2: (SHORT, MIDDLE, LONG)},
+    WEIGHTS: {2: (SHORT, LONG)},
+    OWN_RATES: {2: (SHORT, LONG)},
 }
 
 CARD = """\
 # qat-minilm
 
 {n} rows: the linear layers of all-MiniLM-L6-v2 (Apache-2.0) on symmetric grids of few bits, a step
-for each group of {group_size} weights, by eight methods, and one on a grid with a level more. GPTQ
+for each group of {group_size} weights, by ten methods, and one on a grid with a level more. GPTQ
 and training look at the same sentences of editorials (Hutto & Gilbert 2014, MIT), GPTQ at the
 first {read}; the score is the mean cosine to the whole encoder's vectors on sentences of other
 editorials. A row's seconds are what its model took from the start, GPTQ's reading included.
@@ -64,7 +69,7 @@ editorials. A row's seconds are what its model took from the start, GPTQ's readi
 | | |
 |---|---|
 | training | {lengths} steps of {batch} sentences, each length a training of its own; Adam |
-| rates of weights, of steps | {rates} |
+| rates of weights, of steps, of the rest | {rates} |
 | they were found | on editorials that no exam of the seeds 0 to 9 takes |
 | schedule | up in a tenth of the steps, then down to 0 in a straight line |
 | scored on | {each} sentences of each of {articles} editorials |
@@ -84,25 +89,33 @@ class Run(NamedTuple):
     seconds: float
 
 
-# Rates of weights and of learned steps, found on editorials that no exam takes.
+# Rates of weights, of learned steps, of norms and biases; found on editorials that no exam takes.
 RATES = {
-    ("own weights", "2 bits"): (5e-4, 1e-3),
-    ("own weights", "more"): (1e-4, 3e-4),
-    ("from GPTQ", "2 bits"): (3e-4, 3e-4),
-    ("from GPTQ", "more"): (3e-5, 1e-4),
-    ("norms and biases", "2 bits"): (3e-3, 0.0),
+    ("own weights", "2 bits"): (5e-4, 1e-3, 5e-4),
+    ("own weights", "more"): (1e-4, 3e-4, 1e-4),
+    ("from GPTQ", "2 bits"): (3e-4, 3e-4, 3e-4),
+    ("from GPTQ", "more"): (3e-5, 1e-4, 3e-5),
+    ("norms and biases", "2 bits"): (0.0, 0.0, 3e-3),
+    ("weights and steps", "2 bits"): (1e-4, 1e-4, 0.0),
+    ("norms and biases at their rate", "2 bits"): (1e-4, 1e-4, 1e-3),
+}
+STARTS = {
+    GPTQ_ON: "from GPTQ",
+    NORMS: "norms and biases",
+    WEIGHTS: "weights and steps",
+    OWN_RATES: "norms and biases at their rate",
 }
 
 
-def rates_of(method: str, bits: int) -> tuple[float, float]:
-    """Rates of weights and steps: small where little is to be mended.
+def rates_of(method: str, bits: int) -> tuple[float, float, float]:
+    """Rates of weights, of steps, and of the rest: small where little is to be mended.
 
     >>> rates_of(LEARNED, 2), rates_of(GPTQ_ON, 3)
-    ((0.0005, 0.001), (3e-05, 0.0001))
+    ((0.0005, 0.001, 0.0005), (3e-05, 0.0001, 3e-05))
     """
-    start = {GPTQ_ON: "from GPTQ", NORMS: "norms and biases"}.get(method, "own weights")
-    weights, steps = RATES[start, "2 bits" if bits == 2 else "more"]
-    return weights, 0.0 if method in (KEPT, LARGEST) else steps
+    start = STARTS.get(method, "own weights")
+    weights, steps, rest = RATES[start, "2 bits" if bits == 2 else "more"]
+    return weights, 0.0 if method in (KEPT, LARGEST) else steps, rest
 
 
 def budget_for(profile: str) -> SimpleNamespace:
@@ -194,17 +207,55 @@ def keep_weights(model: Encoder) -> Encoder:
     return model
 
 
+def keep_others(model: Encoder) -> Encoder:
+    """Let norms and biases stay: only weights and steps of the rounded layers learn. The model."""
+    layers = [layer for layer in model.modules() if isinstance(layer, qat.QATLinear)]
+    learns = {id(p) for layer in layers for p in (layer.weight, layer.scale)}
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.requires_grad and id(parameter) in learns)
+    return model
+
+
+def begun(
+    dense: Encoder,
+    method: str,
+    bits: int,
+    swept: Mapping[str, Swept] | None = None,
+    group_size: int = 64,
+) -> Encoder:
+    """A copy that is about to be trained by a method of `TRAINED`; what it lets learn, learns.
+
+    ValueError for another method, and where one begins with what GPTQ left and has no `sweep`.
+    """
+    if method not in TRAINED:
+        raise ValueError(f"method is {method!r}; it must be one of {', '.join(TRAINED)}")
+    if method in FROM_GPTQ and not swept:
+        raise ValueError(f"{method!r} begins where GPTQ ended; give what sweep() found")
+    start = swept if method in FROM_GPTQ else None
+    model = prepared(dense, bits, method != LARGEST, start, group_size)
+    hold = {NORMS: keep_weights, WEIGHTS: keep_others}.get(method)
+    return hold(model) if hold else model
+
+
+def groups_of(model: nn.Module, rates: tuple[float, float, float]) -> list[dict]:
+    """Parameter groups for an optimizer: rounded weights, learned steps, and what else learns."""
+    steps, others = qat.scales_and_others(model)
+    layers = [layer for layer in model.modules() if isinstance(layer, qat.QATLinear)]
+    rounded = {id(layer.weight) for layer in layers}
+    weights = [p for p in others if id(p) in rounded]
+    rest = [p for p in others if id(p) not in rounded]
+    parts = zip((weights, steps, rest), rates, strict=True)
+    return [{"params": part, "lr": rate} for part, rate in parts if part]
+
+
 def train_rounded(
     model: Encoder,
     lessons: Sequence[Lesson],
-    rates: tuple[float, float],
+    rates: tuple[float, float, float],
     label: str = "training while rounded",
 ) -> training.History:
-    """One step a lesson; weights and learned steps have rates of their own. In place."""
-    steps, others = qat.scales_and_others(model)
-    groups = [{"params": others, "lr": rates[0]}]
-    groups += [{"params": steps, "lr": rates[1]}] * bool(steps)
-    optimizer = torch.optim.Adam(groups)
+    """One step a lesson; weights, learned steps and the rest have rates of their own. In place."""
+    optimizer = torch.optim.Adam(groups_of(model, rates))
     schedule = training.warm_up_and_decay(optimizer, len(lessons))
     options = dict(steps=len(lessons), max_norm=1.0, scheduler=schedule, label=label)
     return training.train(partial(sentence_vectors.distance, model), lessons, optimizer, **options)
@@ -234,9 +285,9 @@ def ward_of(
     lessons = sentence_vectors.lessons_by_stops(
         dense, tokenizer, others, (0, *budget.lengths), budget.batch, seed=seed, device=device
     )
-    begun = time.perf_counter()
+    started = time.perf_counter()
     read = [batch for batch, _ in lessons[: budget.read // budget.batch]]
-    moments, reading = sentence_vectors.moments(dense, read), time.perf_counter() - begun
+    moments, reading = sentence_vectors.moments(dense, read), time.perf_counter() - started
     wanted = sentence_vectors.vectors_of(dense, exam)
     return Ward(exam, wanted, lessons, moments, reading)
 
@@ -251,17 +302,17 @@ def at_one_width(
 ) -> Iterator[Run]:
     """All rows of one seed at one width, but those that are done."""
     known, size = {row[:4] for row in done}, budget.group_size
-    begun = time.perf_counter()
+    started = time.perf_counter()
     swept = sweep(dense, bits, ward.moments, size)
-    spent = {"GPTQ": ward.reading + time.perf_counter() - begun}
+    spent = {"GPTQ": ward.reading + time.perf_counter() - started}
     for method in (*ROUNDED, ANOTHER_GRID):
         if (method, bits, 0, seed) not in known:
-            begun, found = time.perf_counter(), swept
+            started, found = time.perf_counter(), swept
             if method == ANOTHER_GRID:
                 found = sweep(dense, bits, ward.moments, size, from_minimum=True)
                 spent[method] = ward.reading
             model = rounded(dense, method, bits, found, size)
-            seconds = spent.get(method, 0.0) + time.perf_counter() - begun
+            seconds = spent.get(method, 0.0) + time.perf_counter() - started
             yield Run(
                 method,
                 bits,
@@ -271,14 +322,11 @@ def at_one_width(
                 seconds,
             )
     for method, plan in PLAN.items():
-        for length in (0, *budget.lengths[: plan.get(bits, 0)]) if bits in plan else ():
+        for length in lengths_of(plan, bits, budget):
             if (method, bits, length, seed) in known:
                 continue
-            begin = swept if method in (GPTQ_ON, NORMS) else None
-            model = prepared(dense, bits, method != LARGEST, begin, size)
-            if method == NORMS:
-                keep_weights(model)
-            seconds = spent["GPTQ"] if begin else 0.0
+            model = begun(dense, method, bits, swept, size)
+            seconds = spent["GPTQ"] if method in FROM_GPTQ else 0.0
             if length:
                 label = f"{bits} bits, {method}, {length} steps, seed {seed}"
                 rates = rates_of(method, bits)
@@ -298,27 +346,22 @@ def train(profile: str = "cpu", seed: int = 0, out: Path | None = None) -> Path:
     budget, device = budget_for(profile), device_for(profile)
     torch.set_num_threads(threads())
     dense, tokenizer = sentence_vectors.load(device=device)
-    folder = Path(out) if out else catalogue.data_folder() / "checkpoints" / NAME
     facts = stored.facts_now(profile, seed, device, **vars(budget))
-    rows = stored.rows_so_far(folder, Run, facts)
+    grid = stored.Grid(NAME, Run, facts, out)
     for each in range(seed, seed + budget.seeds):
-        done = {(row.bits, row.method, row.steps) for row in rows if row.seed == each}
+        done = {(row.bits, row.method, row.steps) for row in grid.rows if row.seed == each}
         if left := [bits for bits in BITS if not cells_of(bits, budget) <= done]:
             ward = ward_of(dense, tokenizer, budget, each, device)
             for bits in left:
-                for row in at_one_width(dense, ward, bits, each, budget, tuple(rows)):
-                    rows.append(row)
-                    stored.write_rows(folder, rows, facts)
-    minutes = round(_seconds(rows) / 60, 1)
-    card = CARD.format(n=len(rows), minutes=minutes, rates=_rates(), **facts)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    return folder
+                for row in at_one_width(dense, ward, bits, each, budget, tuple(grid.rows)):
+                    grid.add(row)
+    return grid.finish(CARD, seconds=_seconds(grid.rows), rates=_rates())
 
 
 def _seconds(rows: Sequence[Run]) -> float:
     """In all; what others had from GPTQ is counted there."""
     known = {(row.bits, row.seed): row.seconds for row in rows if row.method == "GPTQ"}
-    later = (row for row in rows if row.method in (GPTQ_ON, NORMS))
+    later = (row for row in rows if row.method in FROM_GPTQ)
     shared = sum(known[row.bits, row.seed] for row in later)
     return sum(row.seconds for row in rows) - shared
 
@@ -327,13 +370,20 @@ def cells_of(bits: int, budget: SimpleNamespace) -> set[tuple[int, str, int]]:
     """What a seed's rows at one width are: bits, method, steps."""
     cells = {(bits, method, 0) for method in (*ROUNDED, ANOTHER_GRID)}
     for method, plan in PLAN.items():
-        if bits in plan:
-            cells |= {(bits, method, n) for n in (0, *budget.lengths[: plan[bits]])}
+        cells |= {(bits, method, n) for n in lengths_of(plan, bits, budget)}
     return cells
 
 
+def lengths_of(plan: Mapping[int, Sequence[int]], bits: int, budget: SimpleNamespace) -> list[int]:
+    """The steps that a method of the plan is trained for at one width, after none at all."""
+    return [0, *(budget.lengths[i] for i in plan[bits])] if bits in plan else []
+
+
 def _rates() -> str:
-    return "; ".join(f"{start}, {at}: {w:g}, {s:g}" for (start, at), (w, s) in RATES.items())
+    return "; ".join(
+        f"{start}, {at}: {', '.join(f'{rate:g}' for rate in rates)}"
+        for (start, at), rates in RATES.items()
+    )
 
 
 def runs(folder: Path | None = None) -> list[Run]:

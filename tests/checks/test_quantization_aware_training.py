@@ -10,6 +10,8 @@ from torch import nn
 
 from course_utils import exercises
 from course_utils.checks import quantization_aware_training as module
+from course_utils.compression import qat
+from course_utils.compression.rtn import unpack_bits
 
 
 def problem(name, attempt):
@@ -67,6 +69,24 @@ class StepsInARow(nn.Module):
         return x @ (((v.round() - v).detach() + v) * s).T + self.bias
 
 
+def packed_by_shifts(weights, steps):
+    """Byte by byte, in plain integers."""
+    found = []
+    for row, step in zip(weights.tolist(), steps.flatten().tolist(), strict=True):
+        codes = [min(1, max(-1, round(w / step))) + 1 for w in row]
+        for at in range(0, len(codes), 4):
+            byte = 0
+            for place, code in enumerate(codes[at : at + 4]):
+                byte |= code << 2 * place
+            found.append(byte)
+    return found
+
+
+def packed_in_columns(weights, steps):
+    codes = ((weights / steps).clamp(-1, 1).round() + 1).to(torch.uint8).view(-1, 4)
+    return codes[:, 0] | codes[:, 1] << 2 | codes[:, 2] << 4 | codes[:, 3] << 6
+
+
 @pytest.mark.parametrize(
     ("name", "attempt"),
     [
@@ -74,6 +94,8 @@ class StepsInARow(nn.Module):
         ("straight_through", own_function),
         ("best_step", best_by_loop),
         ("step_linear", StepsInARow),
+        ("pack", packed_by_shifts),
+        ("pack", packed_in_columns),
     ],
 )
 def test_a_textbook_variant_passes(name, attempt):
@@ -97,6 +119,7 @@ class WithoutItsStep(nn.Module):
     [
         ("straight_through", lambda x, step, bits: x, "off by"),
         ("best_step", lambda x, bits, steps: steps.index(best_by_loop(x, bits, steps)), "off by"),
+        ("pack", lambda weights, steps: (weights / steps).round(), "its shape is (1, 4), not (1,)"),
         ("step_linear", WithoutItsStep, "wrong is this: weight, bias and a step a row"),
     ],
 )
@@ -115,3 +138,11 @@ def test_inputs_leave_the_disputed_half_step_out():
     for x, step, bits in module._through_inputs():
         end = (2 ** (bits - 1) - 1) * step
         assert not ((x.abs() > end) & (x.abs() < end + step / 2)).any()
+
+
+def test_inputs_of_the_byte_are_unpacked_to_what_acts():
+    for weights, steps in module._pack_inputs():
+        codes = unpack_bits(module.packed(weights, steps), 2, weights.numel()).float() - 1
+        acts = qat.fake_quantize(weights, steps, 2)
+        assert torch.equal(codes.view_as(weights) * steps, acts)
+        assert (acts != weights.sign() * steps).any()  # some are 0

@@ -17,13 +17,15 @@ from course_utils.tasks import sentence_vectors
 SIZES = dict(lengths=(2, 3), seeds=1, batch=2, group_size=8, read=4)
 BUDGET = SimpleNamespace(**SIZES, articles=2, each=2)
 PLAN = {
-    qat_minilm.LEARNED: {3: 1, 2: 2},
-    qat_minilm.KEPT: {2: 1},
-    qat_minilm.LARGEST: {2: 1},
-    qat_minilm.GPTQ_ON: {2: 2},
-    qat_minilm.NORMS: {2: 1},
+    qat_minilm.LEARNED: {3: (0,), 2: (0, 1)},
+    qat_minilm.KEPT: {2: (0,)},
+    qat_minilm.LARGEST: {2: (0,)},
+    qat_minilm.GPTQ_ON: {2: (0, 1)},
+    qat_minilm.NORMS: {2: (0,)},
+    qat_minilm.WEIGHTS: {2: (1,)},
+    qat_minilm.OWN_RATES: {2: (1,)},
 }
-RATES = (1e-3, 1e-3)
+RATES = (1e-3, 1e-3, 1e-3)
 TEXTS = [f"{'abc' * (i % 3 + 1)}{i}" for i in range(40)]
 
 
@@ -51,6 +53,8 @@ def test_the_recipe_writes_a_row_a_model(tmp_path: Path):
     wanted |= {(m, 2, n, 3) for m in (qat_minilm.LEARNED, qat_minilm.GPTQ_ON) for n in (0, 2, 3)}
     shorter = (qat_minilm.KEPT, qat_minilm.LARGEST, qat_minilm.NORMS)
     wanted |= {(m, 2, n, 3) for m in shorter for n in (0, 2)}
+    late = (qat_minilm.WEIGHTS, qat_minilm.OWN_RATES)
+    wanted |= {(m, 2, n, 3) for m in late for n in (0, 3)}
     assert cells == wanted
     assert len(rows) == len(cells)
     assert f"{len(rows)} rows" in (folder / "README.md").read_text(encoding="utf-8")
@@ -72,7 +76,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         qat_minilm.train("cpu", 3, tmp_path / "stopped")
     folders = [qat_minilm.train("cpu", 3, tmp_path / name) for name in ("stopped", "at once")]
-    assert len(calls) == 3 + 6 + 8  # two were stored
+    assert len(calls) == 3 + 8 + 10  # two were stored
     some, all_ = (sorted(row[:5] for row in qat_minilm.runs(folder)) for folder in folders)
     assert some == all_
 
@@ -86,13 +90,17 @@ def test_with_fixed_steps_the_start_is_round_to_nearest(encoder):
     )
 
 
-def test_training_changes_blocks_and_steps_and_no_embedding(encoder):
-    lessons = sentence_vectors.lessons(encoder, tokenizer, TEXTS, 4, seed=1)
-    model = qat_minilm.prepared(encoder, 2, group_size=8)
+def changed_by_training(model, lessons) -> set[str]:
     before = {name: p.clone() for name, p in model.state_dict().items()}
     qat_minilm.train_rounded(model, lessons, RATES)
     after = model.state_dict()
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_training_changes_blocks_and_steps_and_no_embedding(encoder):
+    lessons = sentence_vectors.lessons(encoder, tokenizer, TEXTS, 4, seed=1)
+    model = qat_minilm.prepared(encoder, 2, group_size=8)
+    changed = changed_by_training(model, lessons)
     assert all(name.startswith("blocks.") for name in changed)
     assert any(name.endswith(".scale") for name in changed)
     assert any(name.endswith("up.weight") for name in changed)
@@ -101,11 +109,24 @@ def test_training_changes_blocks_and_steps_and_no_embedding(encoder):
     assert len(qat.convert_qat(model)) == 12
 
 
+def test_every_part_has_its_rate(encoder):
+    model = qat_minilm.prepared(encoder, 2, group_size=8)
+    weights, steps, rest = (g["params"] for g in qat_minilm.groups_of(model, (1.0, 2.0, 3.0)))
+    layer = model.blocks[0].feed_forward.up
+    found = [{id(p) for p in part} for part in (weights, steps, rest)]
+    assert [id(p) in part for p, part in zip((layer.weight, layer.scale, layer.bias), found,
+                                             strict=True)] == [True] * 3  # fmt: skip
+    assert sum(map(len, found)) == len([p for p in model.parameters() if p.requires_grad])
+    assert [g["lr"] for g in qat_minilm.groups_of(model, (1.0, 2.0, 3.0))] == [1.0, 2.0, 3.0]
+    only = qat_minilm.groups_of(qat_minilm.keep_weights(model), (1.0, 2.0, 3.0))
+    assert [g["lr"] for g in only] == [3.0]
+
+
 def test_first_steps_may_be_kept(encoder):
     lessons = sentence_vectors.lessons(encoder, tokenizer, TEXTS, 4, seed=1)
     model = qat_minilm.prepared(encoder, 2, group_size=8)
     before = model.blocks[0].feed_forward.up.scale.clone()
-    qat_minilm.train_rounded(model, lessons, (1e-3, 0.0))
+    qat_minilm.train_rounded(model, lessons, (1e-3, 0.0, 1e-3))
     assert torch.equal(model.blocks[0].feed_forward.up.scale, before)
 
 
@@ -114,17 +135,43 @@ def test_another_method_is_refused(encoder):
         qat_minilm.rounded(encoder, "AWQ", 2)
     with pytest.raises(ValueError, match="GPTQ rounds by what it has read"):
         qat_minilm.rounded(encoder, "GPTQ", 2)
+    with pytest.raises(ValueError, match="method is 'GPTQ'; it must be one of trained"):
+        qat_minilm.begun(encoder, "GPTQ", 2)
+    with pytest.raises(ValueError, match="begins where GPTQ ended"):
+        qat_minilm.begun(encoder, qat_minilm.GPTQ_ON, 2)
 
 
 def test_norms_and_biases_learn_alone(encoder):
     lessons = sentence_vectors.lessons(encoder, tokenizer, TEXTS, 4, seed=1)
     model = qat_minilm.keep_weights(qat_minilm.prepared(encoder, 2, group_size=8))
-    before = {name: p.clone() for name, p in model.state_dict().items()}
-    qat_minilm.train_rounded(model, lessons, (1e-3, 0.0))
-    after = model.state_dict()
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    changed = changed_by_training(model, lessons)
     assert all(name.endswith(".bias") or "norm" in name for name in changed)
     assert {name.split(".")[-1] for name in changed} == {"bias", "weight"}
+
+
+def test_weights_and_steps_learn_alone(encoder):
+    lessons = sentence_vectors.lessons(encoder, tokenizer, TEXTS, 4, seed=1)
+    read = sentence_vectors.batches(tokenizer, TEXTS, 4)
+    swept = qat_minilm.sweep(encoder, 2, sentence_vectors.moments(encoder, read), 8)
+    model = qat_minilm.begun(encoder, qat_minilm.WEIGHTS, 2, swept, 8)
+    rounded = {n for n, layer in model.named_modules() if isinstance(layer, qat.QATLinear)}
+    wanted = {f"{name}.{part}" for name in rounded for part in ("weight", "scale")}
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == wanted
+    assert changed_by_training(model, lessons) <= wanted
+
+
+@pytest.mark.parametrize("method", qat_minilm.TRAINED)
+def test_a_method_lets_its_own_part_learn(encoder, method):
+    read = sentence_vectors.batches(tokenizer, TEXTS, 4)
+    swept = qat_minilm.sweep(encoder, 2, sentence_vectors.moments(encoder, read), 8)
+    model = qat_minilm.begun(encoder, method, 2, swept, 8)
+    learns = {n for n, p in model.named_parameters() if p.requires_grad}
+    up, norm = "blocks.0.feed_forward.up", {n for n in learns if "norm" in n}
+    assert bool(norm) == (f"{up}.bias" in learns) == (method != qat_minilm.WEIGHTS)
+    assert (f"{up}.weight" in learns) == (method != qat_minilm.NORMS)
+    assert (f"{up}.scale" in learns) == (method not in (qat_minilm.NORMS, qat_minilm.LARGEST))
+    from_gptq = torch.equal(model.get_parameter(f"{up}.weight"), swept[up].before)
+    assert from_gptq == (method in qat_minilm.FROM_GPTQ)
 
 
 def test_training_from_gptq_begins_with_its_vectors(encoder):
