@@ -348,9 +348,8 @@ STATEMENTS = {
         "f": Statement(
             "A taught student is ahead at equal time, so it pays to train a teacher for it.",
             supported=False,
-            why="That comparison left the teacher's own training out; with part of it counted, "
-            "plain training was ahead of a student of 300 steps. A teacher pays where it is there "
-            "already, or serves many students.",
+            why="That comparison left the teacher's own training out. With it counted, plain "
+            "training was ahead; a teacher pays where it is there already, or serves many.",
         ),
         "g": Statement(
             "Distillation works better for encoders than for decoders.",

@@ -15,7 +15,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from types import SimpleNamespace
@@ -29,20 +28,19 @@ from course_utils import models, training
 from course_utils.architectures.decoder import Decoder, DecoderConfig
 from course_utils.architectures.encoder import Encoder, EncoderConfig
 from course_utils.architectures.layers import copy_weights
-from course_utils.assets import catalogue
 from course_utils.building import chat, corpus, tokenizer, tokenizer_files
 from course_utils.building.pretraining import (
     Pretraining,
+    adamw_with_cosine,
     batch_at,
     bits_of,
-    decay_groups,
     nats_of_rows,
-    warmup_cosine,
 )
 from course_utils.building.tokenizer import Tokenizer
 from course_utils.compression import distillation as kd
+from course_utils.finetuning import ratings
 from course_utils.finetuning.transfer import Classifier, Example, pad
-from course_utils.metrics import timed_in_turns
+from course_utils.metrics import seconds_in_turns
 from course_utils.profiles import device_for, for_profile, threads
 from course_utils.recipes import stored
 from course_utils.tasks import replies, sentence_vectors, sentiment
@@ -54,6 +52,7 @@ BOUNDS = {2: (0.0,), 5: (-0.87, 0.35, 1.1, 1.8)}  # ratings that part the classe
 CLEAR = 1.0  # of two classes: ratings further from 0 than this have a label
 LONGEST = 40  # word pieces of a tweet that a student reads
 LENGTH = 128  # tokens a row of plays
+SHARED_BY = (1, 16, 64)  # students between whom a teacher's training is divided
 
 CARD = """\
 # distilled-students
@@ -67,7 +66,8 @@ tokens. Encoder students read tweets with human ratings (Hutto and Gilbert 2014,
 | | |
 |---|---|
 | teacher | {teacher:,} steps of {batch} pieces of 128 tokens; {bits} bits a byte on test plays |
-| equal time | a step with the teacher counts as {dearer} plain ones, as timed there |
+| equal time | a step with the teacher counts as {dearer} plain ones, one of the teacher's own \
+training as {own} |
 | run | profile {profile}, {minutes} minutes on {device}, {threads} thread(s) |
 | torch | {torch} |
 """
@@ -123,18 +123,6 @@ def labels_of(tweets: Sequence[Rated], classes: int = 2) -> Tensor:
     return torch.tensor([sum(tweet.rating > at for at in BOUNDS[classes]) for tweet in tweets])
 
 
-SWEARING = ("fuck", "shit", "bitch", "hell")
-
-
-def polite(text: str) -> bool:
-    """Whether a tweet can be printed in a lesson: none of `SWEARING` stands in it.
-
-    >>> polite("What a day"), polite("What the HELL")
-    (True, False)
-    """
-    return not any(word in text.lower() for word in SWEARING)
-
-
 # ── the encoders' teacher ─────────────────────────────────────────────────────────────────────────
 
 
@@ -145,24 +133,6 @@ def vectors_of(encoder: Encoder, words: Callable, texts: Sequence[str], size: in
     batches = sentence_vectors.batches(words, [texts[i] for i in order], size, device)
     found = sentence_vectors.vectors_of(encoder, batches).cpu()
     return found[torch.tensor(order).argsort()]
-
-
-def logistic(vectors: Tensor, labels: Tensor, classes: int = 2, penalty: float = 0.1) -> nn.Linear:
-    """Logistic regression: Σ loss + penalty·½·Σ weight², minimised by L-BFGS -> logits (N, C)."""
-    head = nn.Linear(vectors.shape[1], classes)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(head(vectors), labels, reduction="sum")
-        loss = loss + penalty * head.weight.square().sum() / 2
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return head.requires_grad_(False)
 
 
 # ── encoder students ──────────────────────────────────────────────────────────────────────────────
@@ -407,11 +377,7 @@ def teach_decoder(
 ) -> training.History:
     """Train on rows (N, T), `size` of them a step, as `decoder_loss` says of the arm."""
     device, draw = next(model.parameters()).device, torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(decay_groups(model, 0.1), lr=lr, betas=(0.9, 0.95))
-    warmup = min(20, steps - 1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: warmup_cosine(step + 1, steps + 1, warmup)
-    )
+    optimizer, schedule = adamw_with_cosine(model, steps, lr=lr)
 
     def loss(batch: Tensor) -> Tensor:
         return decoder_loss(arm, model, teacher, batch.to(device), draw, temperature)
@@ -490,13 +456,26 @@ def encoder_plan(budget: SimpleNamespace, seed: int, first: bool) -> list[Cell]:
     return [(kind, arm, n, budget.steps, T, seed) for kind, arm, n, T in cells]
 
 
-def decoder_plan(budget: SimpleNamespace, seed: int, number: int, dearer: float) -> list[Cell]:
+def whole_bill(
+    budget: SimpleNamespace, price: dict[str, float], steps: int, students: int = 1
+) -> int:
+    """Plain steps that take as long as `steps` with the teacher and the teacher's own training.
+
+    `price` has "dearer" and "own", as from `prices`. Several students share the latter.
+    """
+    return round(budget.teacher * price["own"] / students + steps * price["dearer"])
+
+
+def decoder_plan(
+    budget: SimpleNamespace, seed: int, number: int, price: dict[str, float]
+) -> list[Cell]:
     """The decoder students of one seed, the `number`-th from 0.
 
-    Plain students learn a quarter, half, as many and `dearer` times as many steps as taught ones.
-    With all plays there are students of four times the length, for the first seeds.
+    Plain students learn a quarter, half, as many and `dearer` times as many steps as taught ones;
+    `price` as from `prices`. With all plays there are students of four times the length, for the
+    first seeds, and plain ones that learn as long as those and their teacher, or a share of it.
     """
-    steps = budget.decoder_steps
+    steps, dearer = budget.decoder_steps, price["dearer"]
     lengths = (steps // 4, steps // 2, steps, round(steps * dearer))
     cells = []
     for data in budget.tokens:
@@ -507,6 +486,8 @@ def decoder_plan(budget: SimpleNamespace, seed: int, number: int, dearer: float)
     if number < budget.long_seeds:
         cells += [("plain", 0, n, ONE) for n in (4 * steps, round(4 * steps * dearer))]
         cells += [("taught", 0, 4 * steps, ONE)]
+        bills = (whole_bill(budget, price, 4 * steps, students) for students in SHARED_BY)
+        cells += [("plain", 0, n, ONE) for n in bills]
     return [("decoder", arm, data, n, T, seed) for arm, data, n, T in cells]
 
 
@@ -535,7 +516,7 @@ class Tutor:
         kind, arm, n, steps, temperature, seed = cell
         classes = 5 if kind == "five" else 2
         ids, vectors, labels, truth, size = self.tweets(classes)
-        head = logistic(vectors["labelled"][:n], labels[:n], classes)
+        head = ratings.logistic(vectors["labelled"][:n], labels[:n], classes)
         parts = lessons(
             arm,
             Taught(ids["labelled"][:n], labels[:n]),
@@ -622,46 +603,54 @@ def make_teacher(folder: Path, budget: SimpleNamespace, device: torch.device | s
         "width": budget.width,
         "layers": budget.layers,
         "bits": round(bits_of(nats, bpe, test), 3),
-        "dearer": price_of_a_teacher(model.eval().requires_grad_(False), rows, budget.batch),
+        **prices(model, rows, budget.batch),
         "seconds": round(seconds, 1),
     }
     (folder / TEACHER).write_text(json.dumps(facts) + "\n", encoding="utf-8")
 
 
-def price_of_a_teacher(teacher: Decoder, rows: Tensor, size: int, repeats: int = 40) -> float:
-    """How many plain steps of a student a step with the teacher takes as long as; to a tenth."""
-    device = next(teacher.parameters()).device
+def prices(teacher: Decoder, rows: Tensor, size: int, repeats: int = 40) -> dict[str, float]:
+    """Plain steps of a student that take as long as others do, to a tenth.
+
+    "dearer": a student's step with the teacher. "own": a step of the teacher's own training.
+    """
+    device, config = next(teacher.parameters()).device, teacher.config
     ids, draw = rows[:size].to(device), torch.Generator()
-    student = small_decoder(teacher.config.vocab_size, 0).to(device)
-    optimizer = torch.optim.AdamW(decay_groups(student, 0.1))
 
-    def step(arm: str) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        decoder_loss(arm, student, teacher, ids, draw).backward()
-        nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimizer.step()
+    def step_of(model: Decoder, arm: str) -> Callable[[], None]:
+        model = model.to(device)
+        optimizer, _ = adamw_with_cosine(model, 1, lr=0.0)
 
-    times = timed_in_turns(partial(step, "plain"), partial(step, "taught"), repeats, warmup=3)
-    return round(median(b for _, b in times) / median(a for a, _ in times), 1)
+        def step() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            decoder_loss(arm, model, teacher, ids, draw).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+
+        return step
+
+    untaught = new_decoder(config.vocab_size, config.d_model, config.n_layers, 0)
+    students = {arm: small_decoder(config.vocab_size, 0) for arm in ("plain", "taught")}
+    calls = {arm: step_of(student, arm) for arm, student in students.items()}
+    calls["own"] = step_of(untaught, "plain")
+    spent = {name: median(s) for name, s in seconds_in_turns(calls, repeats, warmup=3).items()}
+    of = {"dearer": "taught", "own": "own"}
+    return {name: round(spent[call] / spent["plain"], 1) for name, call in of.items()}
 
 
 def train(profile: str = "cpu", seed: int = 0, out: Path | None = None) -> Path:
     """Compute what is not yet stored, write weights, rows and card; return their folder."""
     budget, device = budget_for(profile), device_for(profile)
     torch.set_num_threads(threads())
-    folder = Path(out) if out else catalogue.data_folder() / "checkpoints" / NAME
-    if not (folder / TEACHER).is_file():
-        make_teacher(folder, budget, device)
     facts = stored.facts_now(profile, seed, device, **vars(budget))
-    rows = stored.rows_so_far(folder, Row, facts)
-    for row in rows_of(folder, budget, seed, device, rows):
-        rows.append(row)
-        stored.write_rows(folder, rows, facts)
-    made = teacher_facts(folder)
-    minutes = round((made["seconds"] + sum(row.seconds for row in rows)) / 60, 1)
-    card = CARD.format(n=len(rows), minutes=minutes, **(facts | made))
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    return folder
+    grid = stored.Grid(NAME, Row, facts, out)
+    if not (grid.folder / TEACHER).is_file():
+        make_teacher(grid.folder, budget, device)
+    for row in rows_of(grid.folder, budget, seed, device, tuple(grid.rows)):
+        grid.add(row)
+    made = teacher_facts(grid.folder)
+    seconds = made.pop("seconds") + sum(row.seconds for row in grid.rows)
+    return grid.finish(CARD, seconds=seconds, **made)
 
 
 def rows_of(
@@ -674,12 +663,12 @@ def rows_of(
     """All rows but those that are done, seed after seed."""
     known = {row[:6] for row in done}
     teacher, bpe = load(folder)
-    teacher, dearer = teacher.to(device), teacher_facts(folder)["dearer"]
+    teacher, price = teacher.to(device), teacher_facts(folder)
     plays, test = pieces(bpe, budget.rows)
     reached = examined(teacher, test)
     encoder, words = sentence_vectors.load(device=device)
     for number in range(budget.seeds):
-        cells = decoder_plan(budget, seed + number, number, dearer)
+        cells = decoder_plan(budget, seed + number, number, price)
         for cell in cells:
             if cell not in known:
                 yield decoder_row(cell, teacher, plays, test, reached)

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 from tiny_sentences import tiny_encoder, tokenizer
 
 from course_utils.assets.catalogue import AssetError
@@ -86,17 +85,6 @@ def test_vectors_come_in_the_order_of_their_texts():
     together = school.vectors_of(encoder, tokenizer, texts, size=2)
     alone = torch.cat([school.vectors_of(encoder, tokenizer, [text]) for text in texts])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)  # padded or not
-
-
-def test_logistic_is_scikit_learns():
-    torch.manual_seed(0)
-    x, draw = torch.randn(80, 5), torch.randn(5)
-    y = (x @ draw + 0.5 * torch.randn(80) > 0).long()
-    ours = school.logistic(x, y, penalty=2.0)(x).softmax(1)[:, 1]
-    # Two columns of weights share the work: ‖w/2‖² + ‖−w/2‖² is half of ‖w‖², so C doubles.
-    theirs = LogisticRegression(C=1.0, tol=1e-8, max_iter=1000).fit(x.numpy(), y.numpy())
-    wanted = torch.tensor(theirs.predict_proba(x.numpy())[:, 1]).float()
-    torch.testing.assert_close(ours, wanted, atol=2e-3, rtol=0)  # two solvers
 
 
 # ── encoder students ────────────────────────────────────────────────────────────────────────────
@@ -255,6 +243,8 @@ BUDGET = SimpleNamespace(
     long_seeds=1, teacher=3, steps=2, decoder_steps=4, seeds=1,
 )  # fmt: skip
 
+PRICE = {"dearer": 1.5, "own": 20.0}
+
 
 @pytest.fixture
 def small(monkeypatch, rated):
@@ -267,21 +257,24 @@ def small(monkeypatch, rated):
     monkeypatch.setattr(school.replies, "load_plays", lambda seed: Corpus(texts, split))
     monkeypatch.setattr(school.sentence_vectors, "load", lambda device: (tiny_encoder(), tokenizer))
     monkeypatch.setattr(school, "budget_for", lambda profile: BUDGET)
-    monkeypatch.setattr(school, "price_of_a_teacher", lambda *arguments: 1.5)
+    monkeypatch.setattr(school, "prices", lambda *arguments: PRICE)
 
 
 def test_the_recipe_writes_a_row_a_student(tmp_path: Path, small):
     folder = school.train("cpu", 3, tmp_path / "new")
     rows = school.runs(folder)
-    wanted = {*school.decoder_plan(BUDGET, 3, 0, 1.5), *school.encoder_plan(BUDGET, 3, first=True)}
+    wanted = {
+        *school.decoder_plan(BUDGET, 3, 0, PRICE),
+        *school.encoder_plan(BUDGET, 3, first=True),
+    }
     assert {row[:6] for row in rows} == wanted
     assert len(rows) == len(wanted)
-    assert {row.steps for row in rows if row.kind == "decoder"} == {1, 2, 4, 6, 16, 24}
+    assert {row.steps for row in rows if row.kind == "decoder"} == {1, 2, 4, 6, 16, 24, 25, 28, 84}
     assert f"{len(rows)} students" in (folder / "README.md").read_text(encoding="utf-8")
     teacher, bpe = school.load(folder)
     assert not any(p.requires_grad for p in teacher.parameters())
     assert bpe.decode(bpe.encode("lowest")) == "lowest"
-    assert school.teacher_facts(folder)["dearer"] == 1.5
+    assert school.teacher_facts(folder)["own"] == PRICE["own"]
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path, small, monkeypatch):
@@ -303,17 +296,17 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path, small, monk
     assert len({row[:6] for row in rows}) == len(rows)
 
 
-@pytest.mark.parametrize(
-    ("text", "fine"), [("What a day", True), ("what the HELL", False), ("Shitty", False)]
-)
-def test_tweets_that_are_printed_are_polite(text, fine):
-    assert school.polite(text) is fine
-
-
-def test_the_price_of_a_teacher_is_more_than_a_plain_step():
+def test_a_step_with_a_teacher_and_one_of_its_own_are_dearer_than_a_plain_one():
     teacher = school.new_decoder(50, 64, 6, 0).eval().requires_grad_(False)
     rows = torch.randint(0, 50, (4, 64), generator=torch.Generator().manual_seed(0))
-    assert school.price_of_a_teacher(teacher, rows, 4, repeats=5) > 1
+    price = school.prices(teacher, rows, 4, repeats=5)
+    assert min(price.values()) > 1
+    assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_the_whole_bill_has_both_prices():
+    assert school.whole_bill(BUDGET, PRICE, steps=4) == 3 * 20 + 4 * 1.5
+    assert school.whole_bill(BUDGET, PRICE, steps=4, students=3) == 20 + 4 * 1.5
 
 
 def test_a_missing_grid_says_how_to_make_it(tmp_path: Path, monkeypatch):
@@ -325,12 +318,12 @@ def test_a_missing_grid_says_how_to_make_it(tmp_path: Path, monkeypatch):
 def test_the_stored_grid_is_whole():
     assert RECIPES[school.NAME] == school.__name__
     budget, rows = school.budget_for("cpu"), school.runs()
-    dearer = school.teacher_facts()["dearer"]
+    price = school.teacher_facts()
     wanted = {
         cell
         for number in range(budget.seeds)
         for cell in (
-            *school.decoder_plan(budget, number, number, dearer),
+            *school.decoder_plan(budget, number, number, price),
             *school.encoder_plan(budget, number, first=number == 0),
         )
     }
