@@ -21,7 +21,6 @@ from torch import Tensor
 
 from course_utils import training
 from course_utils.architectures.encoder import Encoder
-from course_utils.assets import catalogue
 from course_utils.compression import pruning
 from course_utils.compression.calibration import Moments
 from course_utils.profiles import device_for, for_profile, threads
@@ -162,22 +161,17 @@ def train(profile: str = "cpu", seed: int = 0, out: Path | None = None) -> Path:
     budget, device = budget_for(profile), device_for(profile)
     torch.set_num_threads(threads())
     dense, tokenizer = sentence_vectors.load(device=device)
-    folder = Path(out) if out else catalogue.data_folder() / "checkpoints" / NAME
     facts = stored.facts_now(profile, seed, device, **vars(budget))
-    rows = stored.rows_so_far(folder, Run, facts)
-    done = {(row.seed, row.share, row.choice) for row in rows}
+    grid = stored.Grid(NAME, Run, facts, out)
+    done = {(row.seed, row.share, row.choice) for row in grid.rows}
     for each in range(seed, seed + budget.seeds):
         plan = itertools.product(budget.shares, CHOICES)
         if left := [arm for arm in plan if (each, *arm) not in done]:
             ward = ward_of(dense, tokenizer, budget, each, device)
             for share, choice in left:
-                rows += one_training(dense, ward, choice, share, each, budget)
-                stored.write_rows(folder, rows, facts)
-    last = [row.seconds for row in rows if row.steps == max(budget.stops)]
-    minutes = round(sum(last) / 60, 1)
-    card = CARD.format(n=len(rows), minutes=minutes, **facts)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    return folder
+                grid.add(*one_training(dense, ward, choice, share, each, budget))
+    last = [row.seconds for row in grid.rows if row.steps == max(budget.stops)]
+    return grid.finish(CARD, seconds=sum(last))
 
 
 def runs(folder: Path | None = None) -> list[Run]:
