@@ -39,7 +39,7 @@ from course_utils.building.pretraining import (
 from course_utils.building.tokenizer import Tokenizer
 from course_utils.compression import distillation as kd
 from course_utils.finetuning import ratings
-from course_utils.finetuning.transfer import Classifier, Example, pad
+from course_utils.finetuning.transfer import Classifier, Example, graded, pad
 from course_utils.metrics import seconds_in_turns
 from course_utils.profiles import device_for, for_profile, threads
 from course_utils.recipes import stored
@@ -534,12 +534,6 @@ class Tutor:
             self.own[n] = logits_of(student, ids["unlabelled"])
         grades = graded(logits_of(student, ids["test"]), truth)
         return Row(*cell, *grades, *graded(head(vectors["test"]), truth), history.seconds)
-
-
-def graded(logits: Tensor, truth: Tensor) -> tuple[float, float]:
-    """The share of right answers and the nats that the right one costs: logits (N, C), (N,)."""
-    right = (logits.argmax(dim=1) == truth).float().mean().item()
-    return right, F.cross_entropy(logits, truth).item()
 
 
 def decoder_row(cell: Cell, teacher: Decoder, rows: Tensor, test: Tensor, reached: tuple) -> Row:

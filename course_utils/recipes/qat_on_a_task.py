@@ -24,7 +24,7 @@ from torch import Tensor
 from course_utils import training
 from course_utils.architectures.encoder import Encoder
 from course_utils.compression.step_size import Swept
-from course_utils.finetuning.transfer import Classifier
+from course_utils.finetuning.transfer import Classifier, graded
 from course_utils.profiles import device_for, for_profile, threads
 from course_utils.recipes import qat_minilm, stored
 from course_utils.tasks import sentence_vectors, sentiment
@@ -167,20 +167,14 @@ def learn(net: Classifier, lessons: Sequence[Lesson], rates: Rates, label: str) 
 def graded_on(net: Classifier, exam: Sequence[Lesson]) -> tuple[float, float]:
     """The share of right answers and the nats that the right one costs."""
     logits = torch.cat([net(*texts) for texts, _ in exam])
-    return grades(logits, torch.cat([labels for _, labels in exam]))
-
-
-def grades(logits: Tensor, truth: Tensor) -> tuple[float, float]:
-    """The share of right answers and the nats that the right one costs: logits (N, C), (N,)."""
-    right = (logits.argmax(dim=1) == truth).float().mean().item()
-    return right, F.cross_entropy(logits, truth).item()
+    return graded(logits, torch.cat([labels for _, labels in exam]))
 
 
 def floor_of(lessons: Sequence[Lesson], exam: Sequence[Lesson]) -> tuple[float, float]:
     """The grades of saying how often each class was met, whatever the tweet."""
     met, truth = (torch.cat([labels for _, labels in part]) for part in (lessons, exam))
     shares = torch.bincount(met, minlength=2) / len(met)
-    return grades(shares.log().expand(len(truth), 2), truth)
+    return graded(shares.log().expand(len(truth), 2), truth)
 
 
 # ── the grid ──────────────────────────────────────────────────────────────────────────────────────

@@ -347,3 +347,10 @@ def test_answer_loss_has_no_gradient_at_the_prompt():
 def test_answer_loss_refuses_labels_that_say_nothing():
     with pytest.raises(ValueError, match="no token of an answer is left to count"):
         transfer.answer_loss(torch.zeros(1, 2, 3), torch.tensor([[1, -100]]))
+
+
+def test_graded_by_hand():
+    logits = torch.tensor([[0.0, torch.log(torch.tensor(3.0))], [0.0, 0.0]])
+    right, nats = transfer.graded(logits, torch.tensor([1, 0]))
+    assert right == 1
+    assert nats == pytest.approx((0.2876821 + 0.6931472) / 2)

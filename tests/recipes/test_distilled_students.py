@@ -10,7 +10,6 @@ import pytest
 import torch
 from tiny_sentences import tiny_encoder, tokenizer
 
-from course_utils.assets.catalogue import AssetError
 from course_utils.building.corpus import Corpus, Split
 from course_utils.recipes import RECIPES
 from course_utils.recipes import distilled_students as school
@@ -229,13 +228,6 @@ def test_share_right_by_hand():
     assert school.share_right(said, torch.tensor([[0, 0, 1], [2, 2, 2]])) == 3 / 4
 
 
-def test_graded_by_hand():
-    logits = torch.tensor([[0.0, torch.log(torch.tensor(3.0))], [0.0, 0.0]])
-    right, nats = school.graded(logits, torch.tensor([1, 0]))
-    assert right == 1
-    assert nats == pytest.approx((0.2876821 + 0.6931472) / 2)
-
-
 # ── the grid ────────────────────────────────────────────────────────────────────────────────────
 
 BUDGET = SimpleNamespace(
@@ -307,12 +299,6 @@ def test_a_step_with_a_teacher_and_one_of_its_own_are_dearer_than_a_plain_one():
 def test_the_whole_bill_has_both_prices():
     assert school.whole_bill(BUDGET, PRICE, steps=4) == 3 * 20 + 4 * 1.5
     assert school.whole_bill(BUDGET, PRICE, steps=4, students=3) == 20 + 4 * 1.5
-
-
-def test_a_missing_grid_says_how_to_make_it(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("course_utils.recipes.stored.data_folder", lambda: tmp_path)
-    with pytest.raises(AssetError, match="course train distilled-students"):
-        school.runs()
 
 
 def test_the_stored_grid_is_whole():

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from course_utils.architectures.objectives import IGNORED
-from course_utils.assets import catalogue
 from course_utils.building import chat, corpus, tokenizer
 from course_utils.recipes import RECIPES
 from course_utils.recipes import how_llms_are_built as chain
@@ -386,12 +385,6 @@ def test_a_dear_arm_is_run_with_the_first_seed_alone(small, monkeypatch, tmp_pat
     rows = chain.runs(chain.train("cpu", 5, tmp_path))
     ran = [("no merges", 5), ("four times as long", 5), ("no merges", 6)]
     assert [(row.arm, row.seed) for row in rows] == ran
-
-
-def test_a_grid_that_is_not_there_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr("course_utils.recipes.stored.data_folder", lambda: tmp_path)
-    with pytest.raises(catalogue.AssetError, match="course train how-llms-are-built"):
-        chain.runs()
 
 
 def test_what_is_stored_is_the_grid_of_today():

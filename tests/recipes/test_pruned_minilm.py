@@ -9,7 +9,6 @@ import pytest
 import torch
 from tiny_sentences import rows, tiny_encoder, tokenizer
 
-from course_utils.assets.catalogue import AssetError
 from course_utils.compression import pruning
 from course_utils.recipes import RECIPES, pruned_minilm
 from course_utils.tasks import sentence_vectors
@@ -82,12 +81,6 @@ def test_random_scores_depend_on_their_seed(encoder):
     assert not torch.equal(first[name], other[name])
     with pytest.raises(ValueError, match="choice is 'best'; it must be one of random"):
         pruned_minilm.scores_of(encoder, "best", {})
-
-
-def test_a_missing_grid_says_how_to_make_it(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("course_utils.recipes.stored.data_folder", lambda: tmp_path)
-    with pytest.raises(AssetError, match="course train pruned-minilm"):
-        pruned_minilm.runs()
 
 
 def test_the_stored_grid_is_whole(monkeypatch):

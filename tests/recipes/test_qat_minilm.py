@@ -9,7 +9,6 @@ import pytest
 import torch
 from tiny_sentences import rows, tiny_encoder, tokenizer
 
-from course_utils.assets.catalogue import AssetError
 from course_utils.compression import qat
 from course_utils.recipes import RECIPES, qat_minilm
 from course_utils.tasks import sentence_vectors
@@ -183,12 +182,6 @@ def test_training_from_gptq_begins_with_its_vectors(encoder):
     )
     vectors = [sentence_vectors.vectors_of(model, read) for model in models]
     torch.testing.assert_close(*vectors, rtol=0, atol=1e-6)
-
-
-def test_a_missing_grid_says_how_to_make_it(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("course_utils.recipes.stored.data_folder", lambda: tmp_path)
-    with pytest.raises(AssetError, match="course train qat-minilm"):
-        qat_minilm.runs()
 
 
 def test_the_stored_grid_is_whole(monkeypatch):

@@ -10,7 +10,6 @@ import pytest
 import torch
 from tiny_sentences import tiny_encoder, tokenizer
 
-from course_utils.assets.catalogue import AssetError
 from course_utils.compression import qat
 from course_utils.recipes import RECIPES
 from course_utils.recipes import qat_on_a_task as module
@@ -135,12 +134,6 @@ def test_another_encoder_leaves_the_classifier_as_it_was(encoder):
     module.learn(other, lessons(), (1e-2, 1e-3, 1e-2), "a few")
     assert all(torch.equal(p, before[n]) for n, p in net.state_dict().items())
     assert module.graded_on(net, lessons()) == grades != module.graded_on(other, lessons())
-
-
-def test_a_missing_grid_says_how_to_make_it(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr("course_utils.recipes.stored.data_folder", lambda: tmp_path)
-    with pytest.raises(AssetError, match="course train qat-on-a-task"):
-        module.runs()
 
 
 def test_the_stored_grid_is_whole(monkeypatch):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import NamedTuple
 
 import pytest
 
 from course_utils.assets.catalogue import AssetError
-from course_utils.recipes import stored
+from course_utils.recipes import RECIPES, stored
 
 
 class Row(NamedTuple):
@@ -42,10 +43,24 @@ def test_an_empty_grid_is_refused(tmp_path):
         stored.write_rows(tmp_path, [], {})
 
 
-def test_a_missing_grid_says_how_to_make_it(tmp_path, monkeypatch):
+GRIDS = [
+    "distilled-students",
+    "how-llms-are-built",
+    "lora-sweep",
+    "prompt-grid",
+    "pruned-minilm",
+    "qat-minilm",
+    "qat-on-a-task",
+    "smollm2-adapters",
+    "transfer-grid",
+]
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_missing_grid_says_how_to_make_it(name, tmp_path, monkeypatch):
     monkeypatch.setattr("course_utils.recipes.stored.data_folder", lambda: tmp_path)
-    with pytest.raises(AssetError, match="course train lora-sweep"):
-        stored.folder_of("lora-sweep")
+    with pytest.raises(AssetError, match=f"course train {name}`"):
+        import_module(RECIPES[name]).runs()
 
 
 class Timed(NamedTuple):
